@@ -1,0 +1,102 @@
+"""Files that are never half written: temporary name, sync, rename. And their hashes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from gpt2.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success sync it and rename it to `path`.
+
+    On any error the temporary file is removed and what stood at `path` stays as it was.
+
+    Args:
+        path: final name; missing parent folders are created.
+        mode: "w" (UTF-8 text, newlines as given) or "wb".
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the message names the path.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        _remove(temporary)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_free_space(folder: str | Path, needed: int, purpose: str) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Args:
+        folder: where the bytes will go; it need not exist yet.
+        needed: bytes.
+        purpose: what they are, for the message.
+
+    Raises:
+        UserError: less than `needed` bytes are free; the message names both figures.
+    """
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"no room on the disk for {purpose}: {folder} has {human_bytes(free)} free, "
+            f"{human_bytes(needed)} are needed; free some space or choose another folder"
+        )
+
+
+def human_bytes(count: float) -> str:
+    """`"1.4 MB"`: decimal units, three significant digits."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)
