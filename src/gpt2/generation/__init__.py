@@ -1,0 +1,1 @@
+"""Sampling and decoding over a language model that is handed in."""

@@ -1,0 +1,101 @@
+"""A stream of text to documents, in bounded memory. No files here: `gpt2.text_files` reads those.
+
+A document ends at `<|endoftext|>` (TinyStories' separator, wherever it stands: alone on a line, at
+a line's end or inside one), at a blank line if that is asked for, or where its file ends. Outer
+newlines are stripped, and documents that are empty then do not exist.
+"""
+
+import re
+from collections.abc import Iterator
+
+SEPARATOR = "<|endoftext|>"
+
+PIECE_CHARACTERS = 1 << 20
+"""Longer documents come as pieces of about this many characters."""
+MAX_RUN = 4 * PIECE_CHARACTERS
+"""Where no harmless cut is found within this many characters, the text is cut all the same."""
+
+Piece = tuple[str, bool]
+"""Text, and whether its document ends with it."""
+
+# GPT-2's pre-tokenizer never joins a visible character and the blank after it, and looks ahead only
+# from blanks: text cut here gives the same tokens in pieces as whole. Python's \S leaves out every
+# character that any Unicode version calls white space.
+_SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
+# Settled only once the next visible character is there: more blank lines may follow.
+_BLANK_LINES = re.compile(r"(?<=\S)[^\S\n]*+\n(?:[^\S\n]*+\n)++(?=[^\S\n]*+\S)")
+_MARGIN = len(SEPARATOR) - 1  # the text may end with a part of a separator
+
+
+def cut_pieces(text: str) -> list[str]:
+    """Cut a long text into pieces whose tokens, joined, are the tokens of the whole.
+
+    The one exception: over `MAX_RUN` characters without a blank are cut at `PIECE_CHARACTERS`.
+    """
+    pieces: list[str] = []
+    while cut := _next_cut(text, len(text)):
+        pieces.append(text[:cut])
+        text = text[cut:]
+    return [*pieces, text]
+
+
+class DocumentSplitter:
+    """Gives out the pieces of documents as soon as they are complete.
+
+    Args:
+        paragraphs: blank lines end a document too.
+    """
+
+    def __init__(self, paragraphs: bool = False) -> None:
+        self.paragraphs = paragraphs
+        self._text = ""
+        self._piece: str | None = None  # the newest of this document: is it the last? Not known yet
+        self._after_separator = False
+
+    def push(self, text: str) -> Iterator[Piece]:
+        """Take in the next stretch of text, with LF newlines."""
+        self._text += text
+        if self._after_separator:
+            self._text = self._text.lstrip(" \t")
+            self._after_separator = not self._text
+        *documents, rest = self._text.split(SEPARATOR)
+        for number, document in enumerate(documents):
+            # Blanks beside a separator belong to its line, not to the document.
+            yield from self._finish((document.lstrip(" \t") if number else document).rstrip(" \t"))
+        if documents:
+            rest = rest.lstrip(" \t")
+            self._after_separator = not rest
+        if self.paragraphs:
+            *blocks, rest = _BLANK_LINES.split(rest)
+            for block in blocks:
+                yield from self._finish(block)
+        self._text = rest if self._piece is not None else rest.lstrip("\n")
+        yield from self._shorten()
+
+    def flush(self) -> Iterator[Piece]:
+        """The text ends, and with it the last document."""
+        text, self._text = self._text, ""
+        yield from self._finish(text.rstrip() if self.paragraphs else text)
+
+    def _shorten(self) -> Iterator[Piece]:
+        while cut := _next_cut(self._text, len(self._text) - _MARGIN):
+            if self._piece is not None:
+                yield self._piece, False
+            self._piece, self._text = self._text[:cut], self._text[cut:]
+
+    def _finish(self, text: str) -> Iterator[Piece]:
+        held, self._piece = self._piece, None
+        text = text.rstrip("\n") if held is not None else text.strip("\n")
+        if held is not None:
+            yield held, not text
+        if text:
+            yield text, True
+
+
+def _next_cut(text: str, stop: int) -> int:
+    """Where to cut `text`; 0: nowhere (yet). Independent of how the text arrived."""
+    if stop <= PIECE_CHARACTERS:
+        return 0
+    if match := _SAFE_CUT.search(text, PIECE_CHARACTERS, min(stop, MAX_RUN)):
+        return match.start()
+    return PIECE_CHARACTERS if stop >= MAX_RUN else 0

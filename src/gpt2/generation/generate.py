@@ -1,0 +1,132 @@
+"""The decoding loop: feed the window, choose a token, slide when the context is full."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2.errors import ConfigError
+from gpt2.generation.sampling import Sampling, next_token
+
+
+def generate_ids(
+    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, **options: Any
+) -> list[list[int]]:
+    """New ids of each prompt, the closing `eos_token_id` included; arguments as in `stream_ids`."""
+    rows: list[list[int]] = [[] for _ in prompts]
+    for step in stream_ids(model, prompts, max_new_tokens, sampling, **options):
+        for row, token in step:
+            rows[row].append(token)
+    return rows
+
+
+def stream_ids(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    *,
+    seed: int | None = None,
+    eos_token_id: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[list[tuple[int, int]]]:
+    """Continue prompts of any lengths together, one token per step.
+
+    Row i draws from its own generator, seeded with `seed + i`, and slides its own window: its ids do
+    not depend on its neighbours in the batch (up to rounding).
+
+    Args:
+        model: a language model with `config`, `new_cache` and `forward(ids, cache=)`, such as `GPT2`.
+        prompts: ids of each row, 1 to `context_length` of them.
+        max_new_tokens: most new ids per row, 0 or more.
+        sampling: how tokens are chosen.
+        seed: of the draws; None: from PyTorch's default generator.
+        eos_token_id: ends a row; None: rows end at `max_new_tokens`.
+        use_cache: False recomputes the past at each step; the numbers are the same.
+
+    Yields:
+        per step, (row, new id) of every row that is not finished.
+
+    Raises:
+        ConfigError: an empty or too long prompt, an id outside the vocabulary, or a negative count.
+    """
+    _check(model.config, prompts, max_new_tokens)
+    base = int(torch.randint(2**31, ())) if seed is None else seed
+    generators = [torch.Generator().manual_seed((base + row) % 2**63) for row in range(len(prompts))]
+    history = [list(prompt) for prompt in prompts]
+    window = _Window(model, history, use_cache)
+    active = set(range(len(prompts)))
+    was_training = model.training
+    model.eval()
+    try:
+        for _ in range(max_new_tokens if prompts else 0):
+            with torch.inference_mode():
+                logits = window.logits()
+                uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
+                tokens = next_token(logits, history, sampling, uniform.to(logits.device)).tolist()
+            for row, token in enumerate(tokens):
+                history[row].append(token)
+            step = [(row, tokens[row]) for row in sorted(active)]
+            active -= {row for row, token in step if token == eos_token_id}
+            yield step
+            if not active:
+                break
+    finally:
+        model.train(was_training)
+
+
+class _Window:
+    """The part of each row that the model sees, and its cached past.
+
+    When a row fills the context, its last half is kept and everything is encoded again from
+    position 0. Without a cache the same windows are recomputed, so both ways give the same numbers.
+    """
+
+    def __init__(self, model: Any, history: list[list[int]], use_cache: bool) -> None:
+        self.model, self.history, self.use_cache = model, history, use_cache
+        self.starts = [0] * len(history)
+        self.cache: Any = None
+
+    def logits(self) -> Tensor:
+        """(B, V): for the token after each row's last."""
+        slid = self._slide()
+        if self.cache is None or slid or not self.use_cache:
+            return self._encode()
+        newest = [[ids[-1]] for ids in self.history]
+        return self.model(self._tensor(newest), cache=self.cache)[:, -1]
+
+    def _slide(self) -> bool:
+        limit = self.model.config.context_length
+        full = [row for row, ids in enumerate(self.history) if len(ids) - self.starts[row] > limit]
+        for row in full:
+            self.starts[row] = len(self.history[row]) - max(1, limit // 2)
+        # Left padding takes room too: the widest row may be one that has just become shorter.
+        return bool(full)
+
+    def _encode(self) -> Tensor:
+        views = [ids[start:] for ids, start in zip(self.history, self.starts, strict=True)]
+        width = max(len(view) for view in views)
+        padding = self._tensor([width - len(view) for view in views])
+        ids = self._tensor([[0] * (width - len(view)) + view for view in views])
+        self.cache = self.model.new_cache(len(views), padding)
+        return self.model(ids, cache=self.cache)[:, -1]
+
+    def _tensor(self, values: list[Any]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=next(self.model.parameters()).device)
+
+
+def _check(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if max_new_tokens < 0:
+        raise ConfigError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise ConfigError(f"prompt {row} is empty; begin with the <|endoftext|> id to start from nothing")
+        if len(prompt) > config.context_length:
+            raise ConfigError(
+                f"the prompt has {len(prompt)} tokens, the model's context holds {config.context_length}; "
+                f"shorten the prompt"
+            )
+        bad = next((i for i in prompt if not 0 <= i < config.vocab_size), None)
+        if bad is not None:
+            raise ConfigError(f"id {bad} lies outside the model's vocabulary of {config.vocab_size}")

@@ -1,0 +1,146 @@
+"""The same functions on PyTorch's fast kernels. Each is held equal to `reference` by a test.
+
+The only file of the package that may use `torch.nn.functional`.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt2.model.ops import IGNORED, Tap, causal_mask, reference
+from gpt2.model.segments import Segments
+
+# Rows of logits alive at once in the loss. 256 rows of 10,048 bf16 logits are 5 MB: they stay in cache.
+_LOSS_ROWS = {"cpu": 256, "cuda": 8192, "mps": 2048}
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """See `reference.embedding`."""
+    return F.embedding(ids, weight)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `reference.linear`; bias and product in one call."""
+    if bias is None:
+        return x @ weight.to(x.dtype)
+    flat = torch.addmm(bias.to(x.dtype), x.reshape(-1, x.shape[-1]), weight.to(x.dtype))
+    return flat.view(*x.shape[:-1], weight.shape[1])
+
+
+def unembed(x: Tensor, weight: Tensor) -> Tensor:
+    """See `reference.unembed`."""
+    return F.linear(x, weight.to(x.dtype))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, tap: Tap | None = None) -> Tensor:
+    """See `reference.layer_norm`; when tapped it takes that road, for a fused kernel shows no scale."""
+    if tap is not None:
+        return reference.layer_norm(x, weight, bias, epsilon, tap)
+    return F.layer_norm(x, (x.shape[-1],), weight.to(x.dtype), bias.to(x.dtype), epsilon)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """See `reference.gelu`."""
+    return F.gelu(x, approximate="tanh")
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """See `reference.dropout`."""
+    return F.dropout(x, p, training=True)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments | None = None,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    tap: Tap | None = None,
+) -> Tensor:
+    """See `reference.attention`; when tapped it takes that road, for a fused kernel has no pattern."""
+    if tap is not None:
+        return reference.attention(q, k, v, segments, mask, dropout, tap)
+    if segments is not None and mask is None:
+        return _packed_attention(q, k, v, segments, dropout)
+    queries, keys = q.shape[1], k.shape[1]
+    square = mask is None and queries == keys
+    if mask is None and not square and queries > 1:
+        mask = causal_mask(queries, keys, q.device)
+    return _scaled_dot_product(q, k, v, mask, dropout, is_causal=square)
+
+
+def _scaled_dot_product(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
+) -> Tensor:
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+    return z.transpose(1, 2)
+
+
+def _packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout: float) -> Tensor:
+    """Attention inside each document of a packed batch, without a mask and nearly without padding.
+
+    Documents of similar length form a group, padded at the end to its longest. No real query sees
+    the padding, which lies in its future, so plain causal attention on the group is exact.
+    """
+    shape = q.shape
+    parts = [tensor.reshape(-1, *shape[2:]).split(segments.group_sizes) for tensor in (q, k, v)]
+    outputs = []
+    for group, *qkv in zip(segments.groups(q.device), *parts, strict=True):
+        padded = [group.pad(tensor) for tensor in qkv]  # (documents, longest, H, d)
+        z = _scaled_dot_product(*padded, mask=None, dropout=dropout, is_causal=True)
+        outputs.append(group.unpad(z))
+    return torch.cat(outputs).view(shape)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """See `reference.cross_entropy`."""
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """See `reference.linear_cross_entropy`; the logits of the whole batch never exist at once."""
+    loss: Any = _LinearCrossEntropy.apply(x, weight, targets)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Loss and gradient together, a block of rows at a time.
+
+    The gradient of the loss by a row's logits, softmax(logits) - onehot(target), is at hand when
+    the loss is, so both products of the backward pass are taken at once and the logits forgotten:
+    three matrix products as ever, but no (N, V) tensor and no second softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        w = weight.to(x.dtype)
+        wants_gradient = x.requires_grad or weight.requires_grad
+        grad_x = torch.empty_like(x) if wants_gradient else None
+        grad_w = torch.zeros_like(weight, dtype=torch.float32) if wants_gradient else None
+        total = torch.zeros((), dtype=torch.float32, device=x.device)
+        for start in range(0, x.shape[0], _LOSS_ROWS.get(x.device.type, 4096)):
+            rows = slice(start, start + _LOSS_ROWS.get(x.device.type, 4096))
+            chunk, target = x[rows], targets[rows]
+            log_p = F.log_softmax(F.linear(chunk, w), dim=-1, dtype=torch.float32)
+            total += F.nll_loss(log_p, target, ignore_index=IGNORED, reduction="sum")
+            if grad_x is not None and grad_w is not None:
+                counted = (target != IGNORED).unsqueeze(-1)
+                slope = log_p.exp_().scatter_add_(
+                    1, target.clamp(min=0).unsqueeze(-1), torch.full_like(counted, -1.0, dtype=torch.float32)
+                )
+                slope = (slope * counted).to(x.dtype)
+                torch.mm(slope, w, out=grad_x[rows])
+                grad_w += slope.T @ chunk
+        ctx.save_for_backward(grad_x, grad_w)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        grad_x, grad_w = ctx.saved_tensors
+        return grad_x * grad.to(grad_x.dtype), (grad_w * grad).to(ctx.weight_dtype), None

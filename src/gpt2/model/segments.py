@@ -1,0 +1,129 @@
+"""Documents that share one batch: which tokens belong together, and where each document lies."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Documents join a group while they are at least this share of its longest: bounds the padding.
+_SIMILAR = 0.85
+
+
+class Segments:
+    """The documents of a packed batch, end to end: `Segments([3, 2])` is two in five tokens.
+
+    Neighbours of similar length are handled together, so a batch sorted by length is fastest; any
+    order is correct.
+
+    Args:
+        lengths: tokens of each document, in order; rows of the batch follow each other.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = [int(length) for length in lengths]
+        self._groups: dict[torch.device, list[Group]] = {}
+
+    @classmethod
+    def from_ids(cls, segments: Tensor) -> "Segments":
+        """From (B, T) ids that change where a new document begins; a row also begins one."""
+        rows = torch.arange(segments.shape[0], device=segments.device).unsqueeze(1)
+        pairs = torch.stack([rows.expand_as(segments), segments], dim=-1).flatten(0, 1)
+        counts = torch.unique_consecutive(pairs, dim=0, return_counts=True)[-1]
+        return cls(counts.tolist())
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(tokens,) long: 0, 1, 2, ... from the start of each document."""
+        return torch.cat([torch.arange(length) for length in self.lengths])
+
+    def same(self, batch: int) -> Tensor:
+        """(B, 1, T, T) bool: true where two tokens of a row belong to one document."""
+        ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).view(
+            batch, -1
+        )
+        return (ids[:, :, None] == ids[:, None, :]).unsqueeze(1)
+
+    @cached_property
+    def _runs(self) -> list[list[int]]:
+        runs: list[list[int]] = []
+        for length in self.lengths:
+            longest = max([*runs[-1], length]) if runs else length
+            if runs and min([*runs[-1], length]) >= _SIMILAR * longest:
+                runs[-1].append(length)
+            else:
+                runs.append([length])
+        return runs
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """Tokens of each group."""
+        return [sum(run) for run in self._runs]
+
+    def groups(self, device: torch.device) -> list["Group"]:
+        """Runs of neighbouring documents of similar length; made once per device, used by every layer."""
+        if device not in self._groups:
+            self._groups[device] = [Group(run, device) for run in self._runs]
+        return self._groups[device]
+
+
+class Group:
+    """A run of documents, and the way between its tokens end to end and a padded rectangle."""
+
+    def __init__(self, lengths: list[int], device: torch.device) -> None:
+        self.count, self.longest = len(lengths), max(lengths)
+        self.ragged = min(lengths) < self.longest
+        if self.ragged:
+            column = torch.arange(self.longest).expand(self.count, -1)
+            real = column < torch.tensor(lengths).unsqueeze(1)
+            slots = real.flatten().nonzero().squeeze(1)
+            source = torch.zeros(self.count * self.longest, dtype=torch.long)  # padding repeats token 0
+            source[slots] = torch.arange(len(slots))
+            self.source, self.slots = source.to(device), slots.to(device)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(tokens, H, d) -> (documents, longest, H, d); the padding's content is arbitrary."""
+        if self.ragged:
+            padded: Any = _Pad.apply(x, self.source, self.slots)
+            x = padded
+        return x.view(self.count, self.longest, *x.shape[1:])
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """(documents, longest, H, d) -> (tokens, H, d)."""
+        x = x.reshape(self.count * self.longest, *x.shape[2:])
+        if self.ragged:
+            unpadded: Any = _Unpad.apply(x, self.slots)
+            x = unpadded
+        return x
+
+
+class _Pad(torch.autograd.Function):
+    """Gather forward and gather backward: each token fills one slot, the padding has no gradient.
+
+    The backward pass of plain indexing would add up into zeros instead, which is slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, source: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        return x.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slots,) = ctx.saved_tensors
+        return grads[0].index_select(0, slots), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slots,) = ctx.saved_tensors
+        grad = grads[0]
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, slots, grad), None
