@@ -44,10 +44,12 @@ class DocumentSplitter:
 
     Args:
         paragraphs: blank lines end a document too.
+        keep_empty: give out empty documents as `("", True)` instead of dropping them.
     """
 
-    def __init__(self, paragraphs: bool = False) -> None:
+    def __init__(self, paragraphs: bool = False, keep_empty: bool = False) -> None:
         self.paragraphs = paragraphs
+        self.keep_empty = keep_empty
         self._text = ""
         self._piece: str | None = None  # the newest of this document: is it the last? Not known yet
         self._after_separator = False
@@ -75,7 +77,8 @@ class DocumentSplitter:
     def flush(self) -> Iterator[Piece]:
         """The text ends, and with it the last document."""
         text, self._text = self._text, ""
-        yield from self._finish(text.rstrip() if self.paragraphs else text)
+        # After the last separator comes the end, not an empty document.
+        yield from (piece for piece in self._finish(text.rstrip() if self.paragraphs else text) if piece[0])
 
     def _shorten(self) -> Iterator[Piece]:
         while cut := _next_cut(self._text, len(self._text) - _MARGIN):
@@ -88,7 +91,7 @@ class DocumentSplitter:
         text = text.rstrip("\n") if held is not None else text.strip("\n")
         if held is not None:
             yield held, not text
-        if text:
+        if text or (held is None and self.keep_empty):
             yield text, True
 
 

@@ -95,9 +95,19 @@ def iter_documents(
 
 
 def iter_pieces(
-    files: Iterable[str | Path], text_format: TextFormat = DEFAULT_FORMAT, on_bytes: OnBytes | None = None
+    files: Iterable[str | Path],
+    text_format: TextFormat = DEFAULT_FORMAT,
+    on_bytes: OnBytes | None = None,
+    *,
+    keep_empty: bool = False,
 ) -> Iterator[Piece]:
     """Every document as one or more pieces, cut so that their tokens are those of the whole.
+
+    Args:
+        files: as `find_text_files` gives them.
+        text_format: how they become documents.
+        on_bytes: told of progress.
+        keep_empty: give out empty documents as `("", True)`; they are dropped otherwise.
 
     Raises:
         DataError: naming the file, the line and, for bad UTF-8, the byte.
@@ -105,7 +115,7 @@ def iter_pieces(
     for path in map(Path, files):
         reader = _json_pieces if is_json_lines(path) else _text_pieces
         try:
-            yield from reader(path, text_format, on_bytes or (lambda count: None))
+            yield from reader(path, text_format, on_bytes or (lambda count: None), keep_empty)
         except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise DataError(
                 f"{path}: the compressed data is cut short or damaged ({error}); get it again"
@@ -148,8 +158,8 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _text_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes) -> Iterator[Piece]:
-    splitter = DocumentSplitter(text_format.split == "paragraph" and not has_separator(path))
+def _text_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes, keep_empty: bool) -> Iterator[Piece]:
+    splitter = DocumentSplitter(text_format.split == "paragraph" and not has_separator(path), keep_empty)
     for text in _decoded_blocks(path, text_format.encoding_errors, on_bytes):
         yield from splitter.push(text)
     yield from splitter.flush()
@@ -179,7 +189,7 @@ def _decoded_blocks(path: Path, errors: str, on_bytes: OnBytes) -> Iterator[str]
                 return
 
 
-def _json_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes) -> Iterator[Piece]:
+def _json_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes, keep_empty: bool) -> Iterator[Piece]:
     offset, number = 0, 0
     with open_bytes(path, on_bytes) as file:
         while line := file.readline(_MAX_LINE_BYTES + 1):
@@ -192,11 +202,12 @@ def _json_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes) -> Iter
                 refuse_binary(path, line)
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                splitter = DocumentSplitter()
-                yield from splitter.push(
-                    _json_text(path, number, offset, line, text_format).replace("\r\n", "\n")
-                )
+                text = _json_text(path, number, offset, line, text_format).replace("\r\n", "\n")
+                splitter = DocumentSplitter(keep_empty=keep_empty)
+                yield from splitter.push(text)
                 yield from splitter.flush()
+                if keep_empty and not text.strip("\n"):
+                    yield "", True
             offset += len(line)
 
 
