@@ -27,16 +27,16 @@ _BLANK_LINES = re.compile(r"(?<=\S)[^\S\n]*+\n(?:[^\S\n]*+\n)++(?=[^\S\n]*+\S)")
 _MARGIN = len(SEPARATOR) - 1  # the text may end with a part of a separator
 
 
-def cut_pieces(text: str) -> list[str]:
+def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> list[str]:
     """Cut a long text into pieces whose tokens, joined, are the tokens of the whole.
 
-    The one exception: over `MAX_RUN` characters without a blank are cut at `PIECE_CHARACTERS`.
+    The one exception: over `MAX_RUN` characters without a blank are cut at `size`.
     """
-    pieces: list[str] = []
-    while cut := _next_cut(text, len(text)):
-        pieces.append(text[:cut])
-        text = text[cut:]
-    return [*pieces, text]
+    pieces, start = [], 0
+    while cut := _next_cut(text, start, len(text), size):
+        pieces.append(text[start:cut])
+        start = cut
+    return [*pieces, text[start:]]
 
 
 class DocumentSplitter:
@@ -81,7 +81,7 @@ class DocumentSplitter:
         yield from (piece for piece in self._finish(text.rstrip() if self.paragraphs else text) if piece[0])
 
     def _shorten(self) -> Iterator[Piece]:
-        while cut := _next_cut(self._text, len(self._text) - _MARGIN):
+        while cut := _next_cut(self._text, 0, len(self._text) - _MARGIN, PIECE_CHARACTERS):
             if self._piece is not None:
                 yield self._piece, False
             self._piece, self._text = self._text[:cut], self._text[cut:]
@@ -95,10 +95,10 @@ class DocumentSplitter:
             yield text, True
 
 
-def _next_cut(text: str, stop: int) -> int:
-    """Where to cut `text`; 0: nowhere (yet). Independent of how the text arrived."""
-    if stop <= PIECE_CHARACTERS:
+def _next_cut(text: str, start: int, stop: int, size: int) -> int:
+    """Where to cut `text[start:]`; 0: nowhere (yet). Independent of how the text arrived."""
+    if stop - start <= size:
         return 0
-    if match := _SAFE_CUT.search(text, PIECE_CHARACTERS, min(stop, MAX_RUN)):
+    if match := _SAFE_CUT.search(text, start + size, min(stop, start + MAX_RUN)):
         return match.start()
-    return PIECE_CHARACTERS if stop >= MAX_RUN else 0
+    return start + size if stop - start >= MAX_RUN else 0

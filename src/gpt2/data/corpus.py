@@ -102,19 +102,14 @@ class Corpus:
             return iter_pieces(self.valid.files, self.valid.text_format)
         return self._pieces(held_out=True)
 
-    def training_texts(self, max_bytes: int | None = None) -> Iterator[str]:
-        """Text for training a tokenizer: held-out documents are not in it.
+    def training_texts(self, max_bytes: int = 100_000_000) -> Iterator[str]:
+        """Text for training a tokenizer: nothing that is held out is in it.
 
         Args:
-            max_bytes: about this much at most, every k-th document of the whole.
+            max_bytes: about this much at most, evenly spread; more hardly changes a vocabulary.
         """
-        every = 1 if max_bytes is None else max(1, math.ceil(self.num_bytes / max_bytes))
-        number = 0
-        for text, last in self.training_pieces():
-            # Of few long documents all are taken: none may decide the vocabulary alone.
-            if number % every == 0 or self.num_documents < 100 * every:
-                yield text
-            number += last
+        every = math.ceil(self.num_bytes / max_bytes)
+        return (text for number, (text, _) in enumerate(self.training_pieces()) if number % every == 0)
 
     def _pieces(self, held_out: bool) -> Iterator[Piece]:
         pieces = iter_pieces(self.documents.files, self.documents.text_format)

@@ -20,7 +20,8 @@ from gpt2.text_files import DEFAULT_FORMAT, TextFormat, find_text_files, iter_pi
 from gpt2.tokenizer import validate
 from gpt2.tokenizer.bulk import BulkEncoder
 from gpt2.tokenizer.byte_level import token_to_bytes
-from gpt2.tokenizer.learn import explain_refusal, gpt2_definition, guarded, learn_merges
+from gpt2.tokenizer.learn import gpt2_definition, guarded, learn_merges, require_encodable
+from gpt2.tokenizer.stream import StreamDecoder
 
 END_OF_TEXT = SEPARATOR
 """The special token that begins and ends every document."""
@@ -118,12 +119,15 @@ class Tokenizer:
         Raises:
             TokenizerError: a lone surrogate, which no UTF-8 can hold; the message says where.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, got {type(text).__name__}")
         rust, pieces = (self._special, [text]) if allow_special else (self._plain, cut_pieces(text))
         try:
             with guarded("the tokenizer"):
                 return [i for e in rust.encode_batch_fast(pieces, add_special_tokens=False) for i in e.ids]
-        except TypeError as error:
-            raise explain_refusal(text) from error
+        except TypeError:
+            require_encodable(text)
+            raise
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """`[encode(text) for text in texts]`, several times faster.
@@ -146,6 +150,10 @@ class Tokenizer:
         """
         parts = [self.token_bytes(i) for i in ids if keep_special or i not in self._special_ids]
         return b"".join(parts).decode("utf-8", "replace")
+
+    def stream_decoder(self, *, keep_special: bool = False) -> StreamDecoder:
+        """A decoder for ids that come one by one; see `StreamDecoder`."""
+        return StreamDecoder(self, keep_special=keep_special)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes of one token, perhaps a part of a character; U+FFFD's for an id past the end.

@@ -15,6 +15,7 @@ from gpt2.tokenizer.validate import MAX_VOCABULARY
 
 SMALLEST_VOCABULARY = 257  # the bytes and <|endoftext|>
 
+_PIECE_CHARACTERS = 1 << 15  # the library gathers 256 of them before it counts their words
 _LONGEST_WORD = 1000
 _LONG_RUN = re.compile(rf"\S{{{_LONGEST_WORD}}}|\s{{{_LONGEST_WORD}}}")
 
@@ -66,17 +67,6 @@ def gpt2_definition(vocab: dict[str, Any], merges: list[str], eos: dict[str, Any
     }
 
 
-def explain_refusal(text: Any) -> Exception:
-    """Why the library would not take `text`, as an error to raise."""
-    if not isinstance(text, str):
-        return TypeError(f"text must be a str, got {type(text).__name__}")
-    try:
-        _require_encodable(text)
-    except TokenizerError as error:
-        return error
-    return TypeError("the tokenizer refused the text")
-
-
 @contextlib.contextmanager
 def guarded(name: str) -> Iterator[None]:
     """Turn a failure inside the Rust library, a panic included, into an error that names its source."""
@@ -92,9 +82,9 @@ def guarded(name: str) -> Iterator[None]:
 def _training_pieces(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         if not text.isascii():
-            _require_encodable(text)
+            require_encodable(text)
         for document in text.split(SEPARATOR):
-            for piece in cut_pieces(document):
+            for piece in cut_pieces(document, _PIECE_CHARACTERS):
                 yield from _without_long_words(piece)
 
 
@@ -112,7 +102,8 @@ def _without_long_words(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _require_encodable(text: str) -> None:
+def require_encodable(text: str) -> None:
+    """Raise TokenizerError if `text` has a lone surrogate, saying where."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
