@@ -85,9 +85,7 @@ class GPT2Config:
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
         eos = self.eos_token_id
-        if eos is not None and (
-            isinstance(eos, bool) or not isinstance(eos, int) or not 0 <= eos < self.vocab_size
-        ):
+        if eos is not None and (isinstance(eos, bool) or not isinstance(eos, int) or not 0 <= eos < self.vocab_size):
             raise ConfigError(f"eos_token_id must be an id below vocab_size ({self.vocab_size}), got {eos!r}")
 
     @property
@@ -136,8 +134,7 @@ class GPT2Config:
         for key, allowed in _HF_FIXED.items():
             if key in config and config[key] not in allowed:
                 raise ConfigError(
-                    f"this is not a GPT-2: its configuration has {key} = {config[key]!r}, "
-                    f"GPT-2 has {allowed[0]!r}"
+                    f"this is not a GPT-2: its configuration has {key} = {config[key]!r}, GPT-2 has {allowed[0]!r}"
                 )
         missing = [theirs for theirs in _HF_NAMES.values() if theirs not in config]
         if missing:
@@ -145,9 +142,7 @@ class GPT2Config:
         shape = {ours: config[theirs] for ours, theirs in _HF_NAMES.items()}
         inner = config.get("n_inner")
         if inner is not None and inner != 4 * shape["d_model"]:
-            raise ConfigError(
-                f"this is not a GPT-2: n_inner is {inner}, GPT-2 has 4 x n_embd = {4 * shape['d_model']}"
-            )
+            raise ConfigError(f"this is not a GPT-2: n_inner is {inner}, GPT-2 has 4 x n_embd = {4 * shape['d_model']}")
         # Presence of the key decides: `null` means "no such token", absence means GPT-2's own default.
         eos = config.get("eos_token_id", 50256 if shape["vocab_size"] == 50257 else None)
         return cls(**shape, dropout=config.get("resid_pdrop", 0.1), eos_token_id=eos)

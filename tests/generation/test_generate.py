@@ -33,9 +33,7 @@ def test_window_keeps_the_last_half(tiny_model: GPT2) -> None:
     assert tiny_model.generate(torch.tensor([[1, 2, 3]]), 40, temperature=0)[0].tolist() == ids
 
 
-@pytest.mark.parametrize(
-    "sampling", [Sampling(temperature=0), Sampling(repetition_penalty=1.3, temperature=0.9)]
-)
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(repetition_penalty=1.3, temperature=0.9)])
 def test_rows_do_not_depend_on_their_neighbours(tiny_model: GPT2, sampling: Sampling) -> None:
     prompts = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11]]
     together = generate_ids(tiny_model, prompts, 45, sampling, seed=5)

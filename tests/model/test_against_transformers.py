@@ -79,9 +79,7 @@ def test_gradients_equal_those_of_transformers(seed: int, kernels: str, tmp_path
 def test_parameter_names_are_those_of_transformers() -> None:
     config = random_config(5)
     theirs = GPT2LMHeadModel(HFConfig(**config.to_hf()))
-    assert [name for name, _ in GPT2(config).named_parameters()] == [
-        name for name, _ in theirs.named_parameters()
-    ]
+    assert [name for name, _ in GPT2(config).named_parameters()] == [name for name, _ in theirs.named_parameters()]
 
 
 def test_generation_equals_transformers_greedy(tmp_path: Path) -> None:

@@ -82,9 +82,7 @@ def test_packed_documents_equal_documents_alone(tiny_config: GPT2Config, kernels
         for row in range(2):
             for segment in segments[row].unique():
                 inside = segments[row] == segment
-                torch.testing.assert_close(
-                    packed[row, inside], model(ids[row, inside][None])[0], atol=1e-5, rtol=1e-5
-                )
+                torch.testing.assert_close(packed[row, inside], model(ids[row, inside][None])[0], atol=1e-5, rtol=1e-5)
 
 
 def test_no_token_sees_the_future(tiny_model: GPT2) -> None:

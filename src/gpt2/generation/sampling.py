@@ -33,9 +33,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _require(self.temperature >= 0.0, "temperature", self.temperature, "0 (greedy) or above")
-        _require(
-            self.repetition_penalty > 0.0, "repetition_penalty", self.repetition_penalty, "above 0 (1 is off)"
-        )
+        _require(self.repetition_penalty > 0.0, "repetition_penalty", self.repetition_penalty, "above 0 (1 is off)")
         _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "1 or above")
         _require(self.top_p is None or 0.0 < self.top_p <= 1.0, "top_p", self.top_p, "in (0, 1]")
         _require(self.min_p is None or 0.0 <= self.min_p <= 1.0, "min_p", self.min_p, "in [0, 1]")

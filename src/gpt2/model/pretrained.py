@@ -116,17 +116,13 @@ def load_weights(model: "GPT2", state: dict[str, Tensor]) -> None:
     head = state.pop("lm_head.weight", None)
     table = state.get("transformer.wte.weight")
     if head is not None and table is not None and not torch.equal(head, table):
-        raise CheckpointError(
-            "this is not a GPT-2: lm_head.weight differs from wte.weight, GPT-2 ties the two"
-        )
+        raise CheckpointError("this is not a GPT-2: lm_head.weight differs from wte.weight, GPT-2 ties the two")
     missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or unexpected:
         raise CheckpointError(
             "the weights do not match the configuration: "
             + "; ".join(
-                f"{word} {_some(names)}"
-                for word, names in (("missing", missing), ("unexpected", unexpected))
-                if names
+                f"{word} {_some(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names
             )
         )
     for name, shape in wanted.items():
@@ -145,10 +141,7 @@ def _own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     kept = {name: tensor for name, tensor in state.items() if not name.endswith(buffers)}
     if any(name.startswith("transformer.") for name in kept):
         return kept
-    return {
-        name if name.startswith("lm_head.") else f"transformer.{name}": tensor
-        for name, tensor in kept.items()
-    }
+    return {name if name.startswith("lm_head.") else f"transformer.{name}": tensor for name, tensor in kept.items()}
 
 
 def _generation_config(model: "GPT2") -> dict[str, Any]:

@@ -40,9 +40,7 @@ class Segments:
 
     def same(self, batch: int) -> Tensor:
         """(B, 1, T, T) bool: true where two tokens of a row belong to one document."""
-        ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).view(
-            batch, -1
-        )
+        ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).view(batch, -1)
         return (ids[:, :, None] == ids[:, None, :]).unsqueeze(1)
 
     @cached_property

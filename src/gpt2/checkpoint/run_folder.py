@@ -1,0 +1,70 @@
+"""Where everything of a run lies. One run is one Hugging Face GPT-2 folder with a `training/` inside."""
+
+import shutil
+from pathlib import Path
+
+from gpt2.errors import CheckpointError, UserError, nearest
+
+
+class RunFolder:
+    """The paths of a run.
+
+    Args:
+        path: the model folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.training = self.path / "training"
+        self.checkpoints = self.training / "checkpoints"
+        self.config = self.training / "config.toml"
+        self.metrics = self.training / "metrics.jsonl"
+        self.samples = self.training / "samples.md"
+        self.curve = self.training / "loss.svg"
+        self.card = self.path / "README.md"
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a model or a run is there already."""
+        return any(self.path.glob("*.safetensors")) or self.config.exists() or self.checkpoints.exists()
+
+    def refuse_if_taken(self, overwrite: bool) -> None:
+        """Check, before any work, that a new run may go here.
+
+        Raises:
+            UserError: another run is there and `overwrite` is off.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; give --out a folder")
+        if self.holds_a_run and not overwrite:
+            raise UserError(
+                f"{self.path} already holds a run; continue it with --resume {self.path}, "
+                f"replace it with --overwrite, or choose another --out"
+            )
+
+    def claim(self, overwrite: bool) -> None:
+        """Make the folder ready for a new run; what an overwritten one left is removed.
+
+        Raises:
+            UserError: another run is there and `overwrite` is off, or the folder cannot be written.
+        """
+        self.refuse_if_taken(overwrite)
+        try:
+            shutil.rmtree(self.training, ignore_errors=True)
+            self.training.mkdir(parents=True, exist_ok=True)
+            probe = self.training / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def require(self) -> None:
+        """Check that there is a run to continue.
+
+        Raises:
+            CheckpointError: there is none; the message names what is near.
+        """
+        if not self.config.is_file():
+            parent = self.path.parent
+            near = nearest(self.path.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else ""
+            raise CheckpointError(f"no run to resume at {self.path}: it has no training/config.toml.{near}")

@@ -1,0 +1,115 @@
+"""The machine: which device, which number type, how fast. Decided by looking and measuring, not by tables."""
+
+import os
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from gpt2.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes on, each choice with its reason."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Type of the activations."""
+    threads: int
+    flops: float
+    """Matrix-product speed measured in `dtype`, in floating-point operations per second."""
+    reasons: list[str] = field(default_factory=list)
+    """One sentence per choice."""
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto": CUDA, else Apple's GPU, else the CPU.
+
+    Raises:
+        ConfigError: no such device here; the message says what there is.
+    """
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *present]
+    if torch.backends.mps.is_available():
+        present.insert(0, "mps")
+    if name == "auto":
+        return torch.device(present[0])
+    if name not in present:
+        raise ConfigError(f"no device {name!r} on this machine; there is {', '.join(present)}")
+    return torch.device(name)
+
+
+def examine(device: str = "auto", dtype: str = "auto") -> Machine:
+    """Choose device and number type; takes about a third of a second.
+
+    Args:
+        device: "auto" or a device's name.
+        dtype: "float32", "bfloat16", or "auto": bfloat16 if its matrix products are measured to be at
+            least a quarter faster here.
+    """
+    chosen = resolve_device(device)
+    why = "asked for" if device != "auto" else _device_reason(chosen)
+    reasons = [f"device {chosen}: {why}"]
+    if chosen.type == "cpu":
+        reasons.append(f"{torch.get_num_threads()} threads: PyTorch's own choice for this machine")
+    if dtype != "auto":
+        flops = matmul_speed(chosen, _DTYPES[dtype])
+        reasons.append(f"{dtype}: asked for")
+        return Machine(chosen, _DTYPES[dtype], torch.get_num_threads(), flops, reasons)
+    full, half = (matmul_speed(chosen, kind) for kind in (torch.float32, torch.bfloat16))
+    pays = half >= 1.25 * full
+    speeds = {"bfloat16": f"{half / 1e9:,.0f}", "float32": f"{full / 1e9:,.0f}"}
+    first, second = ("bfloat16", "float32") if pays else ("float32", "bfloat16")
+    reasons.append(f"{first}: matrix products run at {speeds[first]} GFLOP/s here, in {second} at {speeds[second]}")
+    best = torch.bfloat16 if pays else torch.float32
+    return Machine(chosen, best, torch.get_num_threads(), half if pays else full, reasons)
+
+
+def matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.12) -> float:
+    """Floating-point operations per second of a matrix product of the size that small models use.
+
+    Returns 0 where the device cannot compute in this type.
+    """
+    size = 512 if device.type == "cpu" else 4096
+    try:
+        a, b = (torch.randn(4 * size, size, device=device).to(dtype) for _ in range(2))
+        b = b[:size]
+        a @ b
+        synchronize(device)
+        best, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            a @ b
+            synchronize(device)
+            best = min(best, time.perf_counter() - start)
+    except (RuntimeError, TypeError):
+        return 0.0
+    return 2 * 4 * size * size * size / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes free on the device, or in main memory for the CPU; None: not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _device_reason(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple's GPU" if device.type == "mps" else "no GPU that PyTorch can use was found"

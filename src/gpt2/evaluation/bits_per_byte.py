@@ -1,0 +1,122 @@
+"""Loss, perplexity and bits per byte, by the one definition used everywhere in the project.
+
+Each document is scored on its own as ids = <|endoftext|> + tokens + <|endoftext|>; every id after the
+first is predicted. With T the context and S = max(1, T // 2), window k feeds ids[k S : k S + T], predicts
+ids[k S + 1 : k S + T + 1] and scores only those not scored before, until the end.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gpt2.errors import DataError
+from gpt2.model import GPT2, Segments
+
+# Tokens per forward pass: enough to keep the processor busy, little enough to stay in memory.
+_TOKENS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Score:
+    """What each document costs the model."""
+
+    nats: np.ndarray
+    """(documents,) float64: sum of -ln p over the document's predicted ids."""
+    tokens: np.ndarray
+    """(documents,) int64: predicted ids, the closing `<|endoftext|>` included."""
+    num_bytes: np.ndarray
+    """(documents,) int64: UTF-8 bytes of the text."""
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy per token, in nats."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits the model needs per byte of text; independent of the tokenizer."""
+        return float(self.nats.sum() / math.log(2) / self.num_bytes.sum())
+
+
+@dataclass(frozen=True)
+class _Window:
+    document: int
+    start: int
+    length: int
+    skip: int
+    """Predictions at its start that an earlier window has scored."""
+
+
+def score_documents(
+    model: GPT2, documents: Sequence[np.ndarray], num_bytes: Sequence[int] | np.ndarray, end_of_text: int
+) -> Score:
+    """Score documents, without padding: windows of similar length are packed end to end.
+
+    Args:
+        model: on any device; scored in its `compute_dtype`.
+        documents: ids of each, the leading `<|endoftext|>` included, the closing one not.
+        num_bytes: UTF-8 bytes of each document's text.
+        end_of_text: id of `<|endoftext|>`.
+
+    Raises:
+        DataError: there are no documents.
+    """
+    if len(documents) == 0:
+        raise DataError("there are no documents to evaluate on")
+    ids = [np.append(np.asarray(document, dtype=np.int64), end_of_text) for document in documents]
+    nats = np.zeros(len(ids))
+    windows = [
+        window for i, document in enumerate(ids) for window in _windows(i, len(document), model.config.context_length)
+    ]
+    windows.sort(key=lambda window: -window.length)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in _batches(windows):
+            for window, losses in zip(batch, _losses(model, ids, batch), strict=True):
+                nats[window.document] += losses[window.skip :].double().sum().item()
+    model.train(was_training)
+    tokens = np.array([len(document) - 1 for document in ids])
+    return Score(nats, tokens, np.asarray(num_bytes, dtype=np.int64))
+
+
+def _windows(document: int, num_ids: int, context: int) -> Iterator[_Window]:
+    stride, scored, start = max(1, context // 2), 0, 0
+    while scored < num_ids - 1:
+        length = min(context, num_ids - 1 - start)
+        yield _Window(document, start, length, scored - start)
+        scored, start = start + length, start + stride
+
+
+def _batches(windows: list[_Window]) -> Iterator[list[_Window]]:
+    batch: list[_Window] = []
+    size = 0
+    for window in windows:
+        if batch and size + window.length > _TOKENS_PER_BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(window)
+        size += window.length
+    if batch:
+        yield batch
+
+
+def _losses(model: GPT2, ids: list[np.ndarray], windows: list[_Window]) -> Sequence[torch.Tensor]:
+    device = next(model.parameters()).device
+    lengths = [window.length for window in windows]
+    slices = [ids[w.document][w.start : w.start + w.length + 1] for w in windows]
+    inputs = torch.from_numpy(np.concatenate([part[:-1] for part in slices])).to(device)
+    targets = torch.from_numpy(np.concatenate([part[1:] for part in slices])).to(device)
+    x = model.hidden(inputs[None], segments=Segments(lengths))[0]
+    weight, kernels = model.transformer.wte.weight, model.kernels
+    blocks = zip(x.split(1024), targets.split(1024), strict=True)
+    losses = torch.cat([kernels.cross_entropy(kernels.unembed(rows, weight), target) for rows, target in blocks])
+    return losses.cpu().split(lengths)

@@ -1,0 +1,57 @@
+"""torch.compile, where it is wanted and works."""
+
+import dataclasses
+
+import torch
+
+from gpt2.data.loader import Batch
+from gpt2.device import Machine
+from gpt2.errors import UserError
+from gpt2.training.loss import LanguageModelLoss
+
+
+def compile_if(choice: str, loss: LanguageModelLoss, machine: Machine, example: Batch) -> str:
+    """Compile the model in place if that is wanted; gives the reason for what was done.
+
+    Args:
+        choice: "on", "off", or "auto": only on CUDA. On CPUs it was measured not to pay: 4 x 128, bfloat16, two
+            cores, 0.66 s per step compiled against 0.58 s eager.
+        loss: holds the model.
+        machine: what it runs on.
+        example: a batch for the first, compiling pass; nothing is learnt from it.
+
+    Raises:
+        UserError: "on", and it fails here.
+    """
+    if choice == "off":
+        return "compile off: asked for"
+    if choice == "auto" and machine.device.type != "cuda":
+        return f"compile off: on {machine.device.type} it was measured not to pay (--compile on forces it)"
+    model = loss.model
+    plain = model.kernels
+    # Documents differ from batch to batch, and the loss has its own backward: both stay outside the graph.
+    outside = {name: torch.compiler.disable(getattr(plain, name)) for name in ("attention", "linear_cross_entropy")}
+    _set_kernels(loss, dataclasses.replace(plain, **outside))
+    model.transformer.compile(dynamic=True)
+    try:
+        loss(example.to(machine.device))[0].backward()
+    except Exception as error:  # the compiler's errors have no common base
+        model.transformer._compiled_call_impl = None
+        _set_kernels(loss, plain)
+        reason = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
+            if str(error)
+            else type(error).__name__
+        )
+        if choice == "on":
+            raise UserError(f"torch.compile fails here ({reason}); leave out --compile on") from error
+        return f"compile off: it fails here ({reason})"
+    finally:
+        model.zero_grad(set_to_none=True)
+    return "compile on"
+
+
+def _set_kernels(loss: LanguageModelLoss, kernels: object) -> None:
+    for module in loss.modules():
+        if hasattr(module, "kernels"):
+            module.kernels = kernels  # pyright: ignore

@@ -1,0 +1,76 @@
+"""The end of a run: the best weights judged in full precision, the curve, the card, what to try next."""
+
+from collections.abc import Callable, Sequence
+
+from gpt2.checkpoint.run_folder import RunFolder
+from gpt2.data.shards import TokenShards
+from gpt2.evaluation.bits_per_byte import Score, score_documents
+from gpt2.generation.sampling import Sampling
+from gpt2.generation.text import generate_text
+from gpt2.model import GPT2
+from gpt2.model.pretrained import load_weights, read_weights
+from gpt2.report import draw_loss, text_curve, write_card
+from gpt2.settings import TrainSettings
+from gpt2.tokenizer import Tokenizer
+from gpt2.training.inputs import spread
+from gpt2.training.trainer import TrainerState
+
+# Validation tokens judged at the end; `gpt2 evaluate` judges any number.
+_FINAL_TOKENS = 300_000
+_SAMPLING = Sampling(temperature=0.8)
+
+
+def validate(model: GPT2, shards: TokenShards, documents: Sequence[int], end_of_text: int) -> Score:
+    """Score some documents of the shards with the model as it is now."""
+    texts = [shards.document(number) for number in documents]
+    return score_documents(model, texts, shards.document_bytes[list(documents)], end_of_text)
+
+
+def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, seed: int, max_new_tokens: int = 120) -> str:
+    """A sample of the model's text, prompt included."""
+    limit = max(1, min(max_new_tokens, model.config.context_length))
+    (result,) = generate_text(model, tokenizer, [prompt], max_new_tokens=limit, sampling=_SAMPLING, seed=seed)
+    return prompt + result.text
+
+
+def finish(
+    settings: TrainSettings,
+    folder: RunFolder,
+    model: GPT2,
+    tokenizer: Tokenizer,
+    valid: TokenShards,
+    state: TrainerState,
+    say: Callable[[str], None],
+) -> Score:
+    """Load the best weights, score them in fp32, draw the curve, write the card, and tell the user."""
+    load_weights(model.cpu(), read_weights(folder.path))
+    model.compute_dtype = None
+    model.to(settings.run.device if settings.run.device != "auto" else "cpu").eval()
+    documents = spread(valid, _FINAL_TOKENS)
+    judged = f"{len(documents):,} of {valid.num_documents:,} held-out documents"
+    score = validate(model, valid, documents, tokenizer.eos_token_id)
+    title = f"{model.num_parameters():,} parameters, {state.tokens:,} tokens: {score.bits_per_byte:.3f} bits per byte"
+    draw_loss(folder.metrics, folder.curve, title)
+    story = sample_text(model, tokenizer, settings.run.prompt, settings.run.seed, 250)
+    facts = {
+        "Parameters": f"{model.num_parameters():,}",
+        "Shape": f"{model.config.num_layers} layers, d_model {model.config.d_model}, {model.config.num_heads} heads, "
+        f"context {model.config.context_length}, vocabulary {model.config.vocab_size:,}",
+        "Trained on": f"{state.tokens:,} tokens in {state.step:,} steps, {state.seconds / 60:.1f} minutes",
+        "Bits per byte": f"{score.bits_per_byte:.4f} on {judged}",
+        "Loss, perplexity": f"{score.loss:.4f} nats per token, {score.perplexity:.2f}",
+    }
+    write_card(folder.card, folder.path.name, facts, story, "training/config.toml")
+    curve = text_curve(folder.metrics)
+    say(
+        f"\n{curve}\n\n{story.strip()}\n\n"
+        f"{folder.path}: {score.bits_per_byte:.4f} bits per byte, loss {score.loss:.4f}, "
+        f"perplexity {score.perplexity:.2f} on {judged}\n"
+        f"({state.step:,} steps, {state.tokens:,} tokens, {state.seconds:.0f} s"
+        + (f", {state.skipped} updates skipped as not finite" if state.skipped else "")
+        + f"; curve {folder.curve})\n\n"
+        f'Try next:  gpt2 generate {folder.path} "Once upon a time"\n'
+        f"           gpt2 evaluate {folder.path}\n"
+        f"           gpt2 train your.txt --minutes 10"
+    )
+    return score

@@ -1,0 +1,227 @@
+"""What happens beside the training steps: the progress bar, metrics, validation, samples, saving, signals."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gpt2.checkpoint.run_folder import RunFolder
+from gpt2.checkpoint.store import prune_checkpoints, save_checkpoint
+from gpt2.evaluation.bits_per_byte import Score
+from gpt2.model import GPT2
+from gpt2.report import read_metrics
+from gpt2.training.step_plan import StepPlan
+from gpt2.training.trainer import StepResult, Trainer
+
+_SECONDS_BETWEEN_RECORDS = 1.0
+_STEPS_TO_CALIBRATE = 4
+
+
+class Metrics:
+    """Writes metrics.jsonl: a line per record, appended and flushed, so that a crash loses nothing.
+
+    Args:
+        path: the file.
+        from_step: records after this step are removed first; those of a resumed run come again.
+    """
+
+    def __init__(self, path: Path, from_step: int = 0) -> None:
+        kept = [record for record in read_metrics(path) if record["step"] <= from_step] if from_step else []
+        self._file = path.open("w", encoding="utf-8")
+        for record in kept:
+            self.write(**record)
+
+    def write(self, **record: Any) -> None:
+        """Append one record."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Progress:
+    """Progress bar and training records: the loss is the mean over all steps since the last record."""
+
+    def __init__(self, metrics: Metrics, show: bool) -> None:
+        from tqdm import tqdm
+
+        self.metrics, self._show = metrics, show
+        self.bar = tqdm(
+            total=100.0,
+            disable=None if show else True,
+            bar_format="{desc} {percentage:3.0f}%|{bar:24}| {postfix}",
+            desc="training",
+        )
+        self._losses: list[float] = []
+        self._since, self._tokens, self._first = time.perf_counter(), 0, True
+
+    def __call__(self, trainer: Trainer, result: StepResult) -> None:
+        """Count the step; once a second, write a record and move the bar."""
+        self._losses.append(result.loss)
+        self._tokens += result.tokens
+        now = time.perf_counter()
+        done = trainer.progress >= 1.0
+        if now - self._since < _SECONDS_BETWEEN_RECORDS and not (done or self._first):
+            return
+        speed = self._tokens / max(now - self._since, 1e-9)
+        loss = sum(self._losses) / len(self._losses)
+        state = trainer.state
+        self.metrics.write(
+            step=state.step, tokens=state.tokens, seconds=round(state.seconds, 3), loss=loss,
+            lr_factor=round(result.factor, 6), grad_norm=result.grad_norm, tokens_per_second=round(speed),
+        )  # fmt: skip
+        self.bar.update(100.0 * trainer.progress - self.bar.n)
+        self.bar.set_postfix_str(_postfix(trainer, loss, speed))
+        self._losses, self._tokens, self._since, self._first = [], 0, now, False
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._show:
+            self.bar.write(line)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.close()
+
+
+class Validation:
+    """At regular shares of the run: plan anew, validate, write a sample, keep the best weights, save.
+
+    Args:
+        folder: the run.
+        model: the model; its weights are saved when they are the best so far.
+        validate: gives the score of the model now.
+        sample: gives a sample of its text.
+        metrics: for the records.
+        say: prints a line without harming the progress bar.
+        evals: how many, spread evenly; the last is at the end.
+        save_every: steps between checkpoints; None: with each validation.
+        patience: validations without a better one before the run stops.
+        extra: what else a checkpoint stores.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        model: GPT2,
+        validate: Callable[[], Score],
+        sample: Callable[[], str],
+        metrics: Metrics,
+        say: Callable[[str], None],
+        *,
+        evals: int,
+        save_every: int | None,
+        patience: int | None,
+        extra: dict[str, Any],
+    ) -> None:
+        self.folder, self.model, self.validate, self.sample = folder, model, validate, sample
+        self.metrics, self.say, self.evals = metrics, say, evals
+        self.save_every, self.patience, self.extra = save_every, patience, extra
+        self.state: dict[str, Any] = {"done": 0, "best_loss": None, "best_step": None, "worse": 0}
+        self._anchor = (0, 0.0)
+
+    def __call__(self, trainer: Trainer, result: StepResult) -> None:
+        """Do what is due after this step."""
+        step, plan = trainer.state.step, trainer.plan
+        if not plan.is_calibrated and step >= _STEPS_TO_CALIBRATE:
+            self._replan(trainer, plan)
+        elif not plan.is_calibrated and step == 1:
+            self._anchor = (step, trainer.elapsed)  # the first step warms up and does not count
+        if trainer.progress >= (self.state["done"] + 1) / self.evals - 1e-9:
+            self.state["done"] = int(trainer.progress * self.evals + 1e-9)
+            self._validate(trainer)
+            self._replan(trainer, plan)
+            if self.save_every is None:
+                self.save(trainer)
+        if self.save_every is not None and step % self.save_every == 0:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint; the newest two are kept."""
+        trainer.state.seconds = trainer.elapsed
+        save_checkpoint(
+            self.folder.checkpoints,
+            trainer.state.step,
+            {"model": dict(self.model.state_dict()), "optimizer": trainer.optimizer.state_dict()},
+            {**trainer.state_dict(), "validation": self.state, **self.extra},
+        )
+        prune_checkpoints(self.folder.checkpoints)
+
+    def _replan(self, trainer: Trainer, plan: StepPlan) -> None:
+        step, elapsed = trainer.state.step, trainer.elapsed
+        if step > self._anchor[0]:
+            plan.replan(step, elapsed, (elapsed - self._anchor[1]) / (step - self._anchor[0]))
+            self._anchor = (step, elapsed)
+
+    def _validate(self, trainer: Trainer) -> None:
+        score, state = self.validate(), self.state
+        self.metrics.write(
+            step=trainer.state.step, tokens=trainer.state.tokens, seconds=round(trainer.elapsed, 3),
+            valid_loss=score.loss, valid_bits_per_byte=score.bits_per_byte,
+        )  # fmt: skip
+        better = state["best_loss"] is None or score.loss < state["best_loss"]
+        if better:
+            state.update(best_loss=score.loss, best_step=trainer.state.step, worse=0)
+            self.model.save_pretrained(self.folder.path)
+        else:
+            state["worse"] += 1
+        text = self.sample()
+        with self.folder.samples.open("a", encoding="utf-8") as file:
+            file.write(f"## Step {trainer.state.step:,}, bits per byte {score.bits_per_byte:.4f}\n\n{text.strip()}\n\n")
+        first = " ".join(text.split())
+        self.say(
+            f"step {trainer.state.step:>6,}  validation loss {score.loss:.3f}  bits per byte {score.bits_per_byte:.3f}"
+            f"{'' if better else ' (not better)'}  | {first[:70]}{'...' if len(first) > 70 else ''}"
+        )
+        if self.patience is not None and state["worse"] >= self.patience:
+            trainer.stop_reason = f"no better validation in {self.patience} (--patience)"
+
+
+class Signals:
+    """Ctrl-C and SIGTERM end the run after the current step; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __call__(self, trainer: Trainer, result: StepResult) -> None:
+        """Stop the trainer if a signal has come."""
+        if self.received is not None:
+            trainer.stop_reason = f"{signal.Signals(self.received).name} received"
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            for restored, handler in self._previous.items():
+                signal.signal(restored, handler)
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def _postfix(trainer: Trainer, loss: float, speed: float) -> str:
+    progress, elapsed = trainer.progress, trainer.elapsed
+    left = elapsed * (1.0 / progress - 1.0) if progress > 0 else 0.0
+    total = trainer.plan.total_steps()
+    steps = f"{trainer.state.step:,}" + (f"/{total:,}" if total else "")
+    return f"step {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {_clock(left)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,108 @@
+"""Which optimizer updates which parameter, and the recipe's numbers. The table behind them: docs/recipe.md."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gpt2.training.adamw import AdamW
+from gpt2.training.muon import Muon
+
+
+class Optimizer(Protocol):
+    """What the trainer asks of an optimizer."""
+
+    def step(self, factor: float = 1.0) -> None:
+        """One update at the learning rate times `factor`."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers that go with an optimizer; `None` of the settings stands for these."""
+
+    lr: float
+    weight_decay: float
+    decay: str
+    hold: float
+    floor: float
+    grad_clip: float | None
+
+
+RECIPES = {
+    "muon": Recipe(lr=0.02, weight_decay=0.0, decay="linear", hold=0.3, floor=0.0, grad_clip=None),
+    # GPT-2's own kind of recipe, as the field trains it: cosine to a tenth, clipped.
+    "adamw": Recipe(lr=2e-3, weight_decay=0.1, decay="cosine", hold=0.0, floor=0.1, grad_clip=1.0),
+}
+
+# A trained model is disturbed less by a lower rate.
+FINE_TUNING_SHARE = 0.2
+
+# Muon's recipe: AdamW's learning rates for the rest, as shares of Muon's.
+_EMBEDDING_SHARE = 0.5
+_VECTOR_SHARE = 0.5
+
+
+class Together:
+    """Several optimizers that step as one."""
+
+    def __init__(self, parts: Mapping[str, Optimizer]) -> None:
+        self.parts = dict(parts)
+
+    def step(self, factor: float = 1.0) -> None:
+        """Step each."""
+        for part in self.parts.values():
+            part.step(factor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All states, under `part/`."""
+        return {f"{name}/{key}": value for name, part in self.parts.items() for key, value in part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Give each its own."""
+        for name, part in self.parts.items():
+            prefix = f"{name}/"
+            part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> Together:
+    """The optimizer called `name` for a GPT-2, its parameters told apart by name and shape.
+
+    Args:
+        model: parameters under GPT-2's names.
+        name: "muon": Muon for the blocks' matrices, AdamW for embeddings, norms and biases;
+            "adamw": AdamW for all, with decay for matrices and embeddings only.
+        lr: peak learning rate; Muon's recipe derives the other parts' rates from it.
+        weight_decay: of the matrices.
+    """
+    parameters = dict(model.named_parameters())
+    vectors = {name: p for name, p in parameters.items() if p.ndim < 2}
+    tables = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." not in name}
+    hidden = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." in name}
+    if name == "adamw":
+        return Together({
+            "matrices": AdamW({**tables, **hidden}, lr, weight_decay=weight_decay),
+            "vectors": AdamW(vectors, lr),
+        })  # fmt: skip
+    betas, eps = (0.9, 0.95), 1e-10  # rows of rare tokens have tiny gradients: a larger eps would stall them
+    return Together({
+        "hidden": Muon(hidden, lr, weight_decay=weight_decay, splits={"c_attn.weight": 3}),
+        "tables": AdamW(tables, lr * _EMBEDDING_SHARE, betas, eps),
+        "vectors": AdamW(vectors, lr * _VECTOR_SHARE, betas, eps),
+    })  # fmt: skip
+
+
+def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together: scalar, fp32."""
+    norms = [p.grad.norm().float() for p in parameters if p.grad is not None]
+    return torch.stack(norms).norm() if norms else torch.zeros(())

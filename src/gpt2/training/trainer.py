@@ -1,0 +1,171 @@
+"""The training loop. It takes any module that gives a loss sum, and knows no GPT."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from gpt2.data.loader import BatchLoader
+from gpt2.errors import DivergedError
+from gpt2.training.optimizers import Optimizer, gradient_norm
+from gpt2.training.step_plan import StepPlan
+
+# Updates in a row that may be skipped for a loss or gradient that is not finite.
+_PATIENCE_WITH_NONFINITE = 10
+
+
+@dataclass
+class TrainerState:
+    """Where a run stands; with the weights, the optimizer and the plan, all that resuming needs."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    """Tokens trained on."""
+    seconds: float = 0.0
+    """Time spent, validations included."""
+    skipped: int = 0
+    """Updates left out because the loss or the gradient was not finite."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave."""
+
+    loss: float
+    """Mean cross-entropy over the tokens of the step, in nats."""
+    grad_norm: float
+    factor: float
+    """Factor on the learning rate."""
+    tokens: int
+
+
+class Hook(Protocol):
+    """Called after each step; may validate, save, or set `trainer.stop_reason`."""
+
+    def __call__(self, trainer: "Trainer", result: StepResult) -> None:
+        """One step is done."""
+        ...
+
+
+class Trainer:
+    """Forward, backward, update; again.
+
+    Args:
+        module: called with a batch, gives (loss sum, tokens); its parameters are trained.
+        optimizer: steps at a factor of its learning rate.
+        loader: gives the batch of any step.
+        plan: how far the run has come.
+        schedule: progress -> factor on the learning rate.
+        micro_batches: forward passes per step; the gradient is the same for any number.
+        device: where batches go.
+        grad_clip: largest norm of the gradient; None: any.
+        seed: of dropout, with step and micro-batch.
+        hooks: called in order after each step.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        loader: BatchLoader,
+        plan: StepPlan,
+        schedule: Callable[[float], float],
+        *,
+        micro_batches: int = 1,
+        device: torch.device | str = "cpu",
+        grad_clip: float | None = None,
+        seed: int = 0,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.module, self.optimizer, self.loader, self.plan, self.schedule = (
+            module,
+            optimizer,
+            loader,
+            plan,
+            schedule,
+        )
+        self.micro_batches, self.device = micro_batches, torch.device(device)
+        self.grad_clip, self.seed, self.hooks = grad_clip, seed, hooks
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.state = TrainerState()
+        self.stop_reason: str | None = None
+        self._nonfinite_in_a_row = 0
+        self._resumed_at, self._started = 0.0, 0.0
+
+    def fit(self) -> None:
+        """Train until the plan is done or a hook gives a reason to stop."""
+        self._started, self._resumed_at = time.perf_counter(), self.state.seconds
+        self.module.train()
+        while self.progress < 1.0 and self.stop_reason is None:
+            result = self.train_step()
+            for hook in self.hooks:
+                hook(self, result)
+
+    def train_step(self) -> StepResult:
+        """One optimizer step; skipped, and counted, if the loss or the gradient is not finite."""
+        factor = self.schedule(self.progress)
+        tokens = self.loader.tokens_per_step
+        loss = torch.zeros((), device=self.device)
+        for part in range(self.micro_batches):
+            self._seed_dropout(part)
+            batch = self.loader.batch(self.state.step, part, self.micro_batches).to(self.device)
+            loss_sum, _ = self.module(batch)
+            (loss_sum / tokens).backward()
+            loss += loss_sum.detach() / tokens
+        norm = gradient_norm(self.parameters)
+        mean_loss, grad_norm = float(loss), float(norm)
+        if mean_loss - mean_loss == 0.0 == grad_norm - grad_norm:  # both finite
+            self._clip(grad_norm)
+            self.optimizer.step(factor)
+            self._nonfinite_in_a_row = 0
+        else:
+            self._skip(mean_loss, grad_norm)
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.state.step += 1
+        self.state.tokens += tokens
+        self.state.seconds = self.elapsed
+        return StepResult(mean_loss, grad_norm, factor, tokens)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run up to now, earlier sessions of it included."""
+        return self._resumed_at + time.perf_counter() - self._started
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        return self.plan.progress(self.state.step, self.elapsed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but weights and optimizer, as JSON values."""
+        return {"trainer": asdict(self.state), "plan": self.plan.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.state = TrainerState(**state["trainer"])
+        self.plan.load_state_dict(state["plan"])
+
+    def _seed_dropout(self, part: int) -> None:
+        # A function of (seed, step, micro-batch) alone, so that a resumed run draws the same masks.
+        torch.manual_seed(((self.seed * 1_000_003 + self.state.step) * 1_009 + part) % 2**63)
+
+    def _clip(self, norm: float) -> None:
+        if self.grad_clip is not None and norm > self.grad_clip:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.grad_clip / norm)
+
+    def _skip(self, loss: float, norm: float) -> None:
+        self.state.skipped += 1
+        self._nonfinite_in_a_row += 1
+        if self._nonfinite_in_a_row >= _PATIENCE_WITH_NONFINITE:
+            raise DivergedError(
+                f"the run diverged: at step {self.state.step} the loss is {loss} and the gradient's norm {norm}, "
+                f"for {self._nonfinite_in_a_row} steps in a row; the last good weights are kept. "
+                f"Try a lower --lr, or --dtype float32"
+            )
