@@ -43,7 +43,7 @@ class DocumentSplitter:
     """Gives out the pieces of documents as soon as they are complete.
 
     Args:
-        paragraphs: blank lines end a document too.
+        paragraphs: blank lines end documents; for text that has no separators.
         keep_empty: give out empty documents as `("", True)` instead of dropping them.
     """
 
@@ -68,7 +68,10 @@ class DocumentSplitter:
             rest = rest.lstrip(" \t")
             self._after_separator = not rest
         if self.paragraphs:
-            *blocks, rest = _BLANK_LINES.split(rest)
+            before = self._piece[-1:] if self._piece else ""  # a cut may stand just before the blank lines
+            blocks = _BLANK_LINES.split(before + rest)
+            blocks[0] = blocks[0].removeprefix(before)
+            rest = blocks.pop()
             for block in blocks:
                 yield from self._finish(block)
         self._text = rest if self._piece is not None else rest.lstrip("\n")
