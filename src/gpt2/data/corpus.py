@@ -108,7 +108,7 @@ class Corpus:
         Args:
             max_bytes: about this much at most, evenly spread; more hardly changes a vocabulary.
         """
-        every = math.ceil(self.num_bytes / max_bytes)
+        every = max(1, math.ceil(self.num_bytes / max_bytes))
         return (text for number, (text, _) in enumerate(self.training_pieces()) if number % every == 0)
 
     def _pieces(self, held_out: bool) -> Iterator[Piece]:

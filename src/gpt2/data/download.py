@@ -47,9 +47,7 @@ class RemoteFile:
     """Of a file in large-file storage; the Hub names none for small ones."""
 
 
-def download(
-    name: str, folder: str | Path = "data", *, revision: str = "main", progress: bool = True
-) -> list[Path]:
+def download(name: str, folder: str | Path = "data", *, revision: str = "main", progress: bool = True) -> list[Path]:
     """Fetch a dataset's files into `folder`; files that are there and whole are left alone.
 
     An interrupted download leaves `FILE.part` and goes on from there the next time. A file appears
@@ -83,9 +81,9 @@ def fetch(url: str, path: Path, *, progress: bool = True) -> Path:
     if path.exists() and path.stat().st_size == remote.size and remote.sha256 in (None, _sha256(path)):
         return path
     part = path.with_name(path.name + ".part")
-    have = _usable(part, remote)
-    require_free_space(path.parent, remote.size - have, path.name)
     with _told(url, path):
+        have = _usable(part, remote)
+        require_free_space(path.parent, remote.size - have, path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A part is only worth continuing if it is of the same version of the file.
         write_json(_origin(part), {"size": remote.size, "sha256": remote.sha256})
@@ -165,9 +163,7 @@ def _read_once(part: Path, remote: RemoteFile, have: int, bar: Any) -> str:
     """Append what one request brings; never more than the promised size (and one block)."""
     request = _request(remote.url, **({"Range": f"bytes={have}-"} if have else {}))
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-        continues = response.status == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        )
+        continues = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if have and not continues:  # the server starts over, so do we
             bar.reset()
         with part.open("ab" if continues else "wb") as file:
