@@ -1,0 +1,52 @@
+"""The `gpt2` command. Each subcommand is a file here, loaded only when it is used."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from gpt2.errors import GPT2Error, nearest
+
+COMMANDS = {
+    "train": "text in, a trained model folder out",
+    "generate": "continue a prompt",
+    "evaluate": "loss, perplexity and bits per byte of a model on text",
+    "data": "fetch, examine and tokenise text",
+}
+
+_USAGE = "usage: gpt2 COMMAND ...    (gpt2 COMMAND --help tells its options)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; gives the exit status.
+
+    0 done; 1 our fault; 2 the user's or a file's; 3 diverged; 130 and 143 stopped by a signal.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        from gpt2 import __version__
+
+        print(f"gpt2-from-scratch {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"gpt2: error: no command {name!r}.{nearest(name, COMMANDS)}\n{_USAGE}", file=sys.stderr)
+        return 2
+    try:
+        return import_module(f"gpt2.cli.{name}").main(rest)
+    except GPT2Error as error:
+        print(f"gpt2: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("gpt2: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe (head, less) has enough
+        sys.stderr.close()
+        return 0
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return f"GPT-2 from scratch: train, look inside, use.\n\n{_USAGE}\n\ncommands:\n{rows}"

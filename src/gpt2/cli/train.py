@@ -1,0 +1,71 @@
+"""`gpt2 train`: text in, a trained model folder out."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from gpt2.config import preset_names
+from gpt2.settings import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class _Data(DataSettings):
+    text: Positional[tuple[str, ...]] = ()
+    """Text files or folders (.txt, .txt.gz, .jsonl); none: the bundled stories."""
+
+
+@dataclass(frozen=True)
+class _Run(RunSettings):
+    from_model: Annotated[str | None, arg(name="from")] = None
+    """Fine-tune this model, with its own tokenizer."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a GPT-2 on text. What is left open is chosen for the text, the machine and the time, and told."""
+
+    preset: Annotated[str | None, arg(help=f"Begin from these settings: {', '.join(preset_names())}.")] = None
+    config: str | None = None
+    """A TOML file of settings, such as training/config.toml of a run."""
+    data: _Data = field(default_factory=_Data)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    run: _Run = field(default_factory=_Run)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `gpt2 train`."""
+    settings = parse(argv)
+    from gpt2.training.run import run
+
+    run(settings)
+    return 0
+
+
+def parse(argv: Sequence[str]) -> TrainSettings:
+    """Settings of a command line: options over the --config file over the --preset."""
+    below, _ = _below().parse_known_args(argv)
+    flat = TrainSettings.layered({name: value for name, value in vars(below).items() if value}).flat()
+    default = Train(
+        below.preset,
+        below.config,
+        _Data(**{name: flat[name] for name in DataSettings.__dataclass_fields__}),
+        ModelSettings(**{name: flat[name] for name in ModelSettings.__dataclass_fields__}),
+        OptimizationSettings(**{name: flat[name] for name in OptimizationSettings.__dataclass_fields__}),
+        _Run(**{name: flat[name] for name in RunSettings.__dataclass_fields__}),
+    )
+    chosen = tyro.cli(OmitArgPrefixes[Train], args=argv, default=default, prog="gpt2 train")
+    groups = (chosen.data, chosen.model, chosen.optimization, chosen.run)
+    return TrainSettings.make(**{name: value for group in groups for name, value in vars(group).items()})
+
+
+def _below() -> argparse.ArgumentParser:
+    """Finds the two options that say what the others' defaults are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    parser.add_argument("--config")
+    return parser
