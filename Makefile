@@ -1,0 +1,70 @@
+# Everything a checkout needs. GNU make 3.81 or newer, Linux and macOS; on Windows see README.md for the plain commands.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+# Which build of PyTorch: empty takes PyPI's (on Linux with CUDA, over 2 GB); cpu, cu128, ... that of download.pytorch.org.
+TORCH ?=
+# What `make demo` trains, and what `make test` runs and hands to pytest.
+DEMO ?= --preset demo
+WORKERS ?= auto
+TESTS ?=
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench notebook clean
+
+help: ## tell what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@echo "  On a machine without a GPU, TORCH=cpu takes PyTorch's small build: make demo TORCH=cpu"
+
+demo: $(VENV)/.installed ## train a GPT-2 on the bundled stories in about three minutes, and let it tell one
+	$(BIN)/gpt2 train $(DEMO) --out models/demo --overwrite
+	@echo "(gpt2 lives in the environment: write $(BIN)/gpt2, or first run: . $(BIN)/activate)"
+
+test: $(VENV)/.installed-dev ## run every test
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
+
+lint: $(VENV)/.installed-dev ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev ## run the benchmarks in benchmarks/
+	@ls benchmarks/bench_*.py >/dev/null 2>&1 || echo "This version has no benchmarks yet."
+	@for file in benchmarks/bench_*.py; do test ! -e "$$file" || $(BIN)/python "$$file" || exit 1; done
+
+notebook: $(VENV)/.installed-dev ## execute GPT2.ipynb in place
+	$(BIN)/jupyter-execute --inplace GPT2.ipynb
+
+clean: ## remove the environment, caches and builds; data/ and models/ stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is made once, and again when what is to be installed changes.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found. Install one (https://www.python.org/downloads/)," \
+		"or name it: make demo PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is not Python 3.11 or newer; name one that is: make demo PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python could not make an environment. On Debian and Ubuntu the module comes" \
+		"apart: sudo apt install python3-venv" >&2; rm -rf $(VENV); exit 2; }
+	@touch $@
+
+# Alone and first: pip then keeps this build, whatever PyPI offers under the same version.
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	@echo "Installing into $(VENV); PyTorch is large, so the first time takes minutes."
+ifneq ($(TORCH),)
+	$(PIP) install --no-deps --index-url https://download.pytorch.org/whl/$(TORCH) "$$(grep '^torch==' constraints.txt)"
+endif
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.installed $@
