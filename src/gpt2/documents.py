@@ -10,9 +10,12 @@ from collections.abc import Iterator
 
 SEPARATOR = "<|endoftext|>"
 
-PIECE_CHARACTERS = 1 << 20
-"""Longer documents come as pieces of about this many characters."""
-MAX_RUN = 4 * PIECE_CHARACTERS
+PIECE_CHARACTERS = 1 << 16
+"""Longer documents come as pieces of about this many characters.
+
+Small on purpose: strings of megabytes, made and dropped all the time, leave holes in the heap, and
+the process grows by hundreds of megabytes."""
+MAX_RUN = 1 << 20
 """Where no harmless cut is found within this many characters, the text is cut all the same."""
 
 Piece = tuple[str, bool]
@@ -30,7 +33,7 @@ _MARGIN = len(SEPARATOR) - 1  # the text may end with a part of a separator
 def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> list[str]:
     """Cut a long text into pieces whose tokens, joined, are the tokens of the whole.
 
-    The one exception: over `MAX_RUN` characters without a blank are cut at `size`.
+    The one exception: after `MAX_RUN` characters without a blank the text is cut all the same.
     """
     pieces, start = [], 0
     while cut := _next_cut(text, start, len(text), size):
@@ -104,4 +107,4 @@ def _next_cut(text: str, start: int, stop: int, size: int) -> int:
         return 0
     if match := _SAFE_CUT.search(text, start + size, min(stop, start + MAX_RUN)):
         return match.start()
-    return start + size if stop - start >= MAX_RUN else 0
+    return start + MAX_RUN if stop - start > MAX_RUN else 0

@@ -26,7 +26,7 @@ SUFFIXES = (".txt", ".txt.gz", ".txt.xz", ".jsonl", ".jsonl.gz", ".jsonl.xz")
 OnBytes = Callable[[int], object]
 """Told how many bytes came from the disk since the last call."""
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18  # see PIECE_CHARACTERS
 _MAX_LINE_BYTES = 1 << 26  # of JSON: one line must fit in memory
 _MAGIC = {
     b"\x1f\x8b": "gzip data (name it .gz)",
@@ -117,9 +117,7 @@ def iter_pieces(
         try:
             yield from reader(path, text_format, on_bytes or (lambda count: None), keep_empty)
         except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-            raise DataError(
-                f"{path}: the compressed data is cut short or damaged ({error}); get it again"
-            ) from error
+            raise DataError(f"{path}: the compressed data is cut short or damaged ({error}); get it again") from error
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -138,9 +136,7 @@ def _files_in(folder: Path) -> list[Path]:
             if name.lower().endswith(SUFFIXES) and not name.startswith(".") and path.stat().st_size:
                 found.append(path)
     if not found:
-        raise DataError(
-            f"the folder {folder} has no text in it; files named {', '.join(SUFFIXES[:5:2])} would do"
-        )
+        raise DataError(f"the folder {folder} has no text in it; files named {', '.join(SUFFIXES[:5:2])} would do")
     return sorted(found, key=lambda path: path.as_posix())
 
 
@@ -150,9 +146,7 @@ def _checked(path: Path) -> Path:
         where = "" if path.parent.is_dir() else f" There is no folder {path.parent} either."
         raise DataError(f"there is no file {path}.{nearest(path.name, names)}{where}")
     if not path.is_file():
-        raise DataError(
-            f"{path} is not a regular file; it must be read more than once, so save it to disk first"
-        )
+        raise DataError(f"{path} is not a regular file; it must be read more than once, so save it to disk first")
     if path.stat().st_size == 0:
         raise DataError(f"the file {path} is empty")
     return path
@@ -195,9 +189,7 @@ def _json_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes, keep_em
         while line := file.readline(_MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > _MAX_LINE_BYTES:
-                raise DataError(
-                    f"{path}, line {number}: over {_MAX_LINE_BYTES >> 20} MiB long; is this JSON lines?"
-                )
+                raise DataError(f"{path}, line {number}: over {_MAX_LINE_BYTES >> 20} MiB long; is this JSON lines?")
             if number == 1:
                 refuse_binary(path, line)
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -218,9 +210,7 @@ def _json_text(path: Path, number: int, offset: int, line: bytes, text_format: T
     except UnicodeDecodeError as error:
         raise DataError(_bad_utf8(path, number, offset, error)) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where}: not JSON ({error}); a .jsonl file holds one JSON object per line"
-        ) from error
+        raise DataError(f"{where}: not JSON ({error}); a .jsonl file holds one JSON object per line") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: a JSON object is needed, this is a {type(record).__name__}")
     if field not in record:

@@ -72,9 +72,7 @@ def test_learns_the_merges_one_computes_by_hand():
     assert len(tokenizer) == tokenizer.vocab_size == 259
     assert (tokenizer.token_bytes(257), tokenizer.token_bytes(258)) == (b"ab", b" ab")
     assert tokenizer.encode("ab abc") == [257, 258, tokenizer.encode("c")[0]]
-    with pytest.raises(
-        TokenizerError, match=r"260 is larger than the text supports; the largest possible is 259"
-    ):
+    with pytest.raises(TokenizerError, match=r"260 is larger than the text supports; the largest possible is 259"):
         Tokenizer.train(["ab ab ab abc"], 260)
     assert len(Tokenizer.train(["ab ab ab abc"], 5000, allow_fewer=True)) == 259
 
@@ -86,9 +84,7 @@ def test_every_byte_is_in_the_vocabulary_and_end_of_text_is_id_0(tokenizer: Toke
 
 
 def test_encodes_as_the_naive_algorithm(tokenizer: Tokenizer, stories: list[str]):
-    for text in [s for s in stories[500:540] if s.isascii()] + [
-        t for t in TRICKY if t.isascii() and len(t) < 500
-    ]:
+    for text in [s for s in stories[500:540] if s.isascii()] + [t for t in TRICKY if t.isascii() and len(t) < 500]:
         assert tokenizer.encode(text) == naive_encode(text, tokenizer)
 
 
@@ -158,7 +154,7 @@ def test_wrong_types_are_type_errors(tokenizer: Tokenizer):
 
 
 def test_a_long_text_has_the_ids_it_has_uncut(tokenizer: Tokenizer, stories: list[str]):
-    text = "\n\n".join(stories)[:2_500_000] * 2
+    text = "\n\n".join(stories)[:300_000]
     library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     library.encode_special_tokens = True
     assert tokenizer.encode(text) == library.encode(text, add_special_tokens=False).ids

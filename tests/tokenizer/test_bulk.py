@@ -51,9 +51,9 @@ def test_ids_are_little_endian_of_the_needed_width(tokenizer: Tokenizer):
     encoder = BulkEncoder(tokenizer)
     encoded = encoder.encode("Once upon")
     assert encoder.itemsize == 2
-    assert [
-        int.from_bytes(encoded[n : n + 2], "little") for n in range(0, len(encoded), 2)
-    ] == tokenizer.encode("Once upon")
+    assert [int.from_bytes(encoded[n : n + 2], "little") for n in range(0, len(encoded), 2)] == tokenizer.encode(
+        "Once upon"
+    )
     assert [bulk.id_bytes(size) for size in (257, 65_536, 65_537)] == [2, 2, 4]
 
 
@@ -95,3 +95,14 @@ def test_wide_ids(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
     encoder = BulkEncoder(tokenizer)
     assert encoder.to_list(encoder.encode("Once upon a time")) == tokenizer.encode("Once upon a time")
     assert len(encoder.encode("Once upon a time")) == 4 * len(tokenizer.encode("Once upon a time"))
+
+
+def test_long_texts_and_endless_words_are_cut_as_encode_cuts_them(
+    tokenizer: Tokenizer, stories: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gpt2.documents.MAX_RUN", 5000)
+    monkeypatch.setattr("gpt2.documents.cut_pieces.__defaults__", (2000,))
+    monkeypatch.setattr(bulk, "_PIECE_CHARACTERS", 100)
+    for text in ("\n".join(stories[:20]) + " 中文 ", "the" * 4000, "the" * 4000 + " " * 9000 + "é" * 7000):
+        assert tokenizer.encode_batch([text]) == [tokenizer.encode(text)]
+        assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -116,7 +116,5 @@ def test_a_script_without_main_guard_works(tmp_path):
         "t = Tokenizer.train(['ab'], 257)\n"
         "print(len(list(parallel.encode_stream(t, ['a', 'b'], 2))))\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["once", "2"]

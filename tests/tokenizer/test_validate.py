@@ -61,8 +61,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "evil pattern": (lambda d: d.update(pre_tokenizer=sequence("(a+)+$")), "not by GPT-2's pattern"),
     "twice split": (
         lambda d: (
-            d.update(pre_tokenizer=sequence(GPT2_PATTERN))
-            or d["pre_tokenizer"]["pretokenizers"][1].pop("use_regex")
+            d.update(pre_tokenizer=sequence(GPT2_PATTERN)) or d["pre_tokenizer"]["pretokenizers"][1].pop("use_regex")
         ),
         "exactly once",
     ),
@@ -143,9 +142,7 @@ def test_missing_file_says_what_to_do(tmp_path: Path):
 
 def test_accepts_the_pattern_written_out(good: dict[str, Any], tokenizer: Tokenizer):
     good["pre_tokenizer"] = sequence(GPT2_PATTERN)
-    assert Tokenizer(json.dumps(good)).encode("It's  12 o'clock!\n") == tokenizer.encode(
-        "It's  12 o'clock!\n"
-    )
+    assert Tokenizer(json.dumps(good)).encode("It's  12 o'clock!\n") == tokenizer.encode("It's  12 o'clock!\n")
 
 
 def test_ignores_truncation_and_padding_someone_left_in_the_file(tokenizer: Tokenizer):

@@ -244,9 +244,7 @@ def _read(files: list[Path], text_format: TextFormat, cache: Path, progress: boo
             tables.append(_remembered(cache / "surveys" / f"{key}.npy", path, text_format, bar))
     table = np.concatenate(tables)
     if not len(table):
-        raise DataError(
-            f"there is no text in {', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''}"
-        )
+        raise DataError(f"there is no text in {', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''}")
     sizes = table[:, 1].astype(np.int64)
     return Documents(tuple(files), text_format, np.ascontiguousarray(table[:, 0]), sizes, key_of(keys))
 

@@ -142,9 +142,7 @@ class TokenShards:
             ids = self._shards[0]
             parts = [ids[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
         else:
-            parts = [
-                part for a, b in zip(first.tolist(), last.tolist(), strict=True) for part in self._parts(a, b)
-            ]
+            parts = [part for a, b in zip(first.tolist(), last.tolist(), strict=True) for part in self._parts(a, b)]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def _parts(self, start: int, stop: int) -> list[np.ndarray]:
@@ -164,9 +162,7 @@ class TokenShards:
             if not path.is_file():
                 raise DataError(f"{path} is missing; delete {self.folder} and prepare the text again")
         if ids.stat().st_size != record.num_ids * self.dtype.itemsize:
-            raise _damaged(
-                ids, f"it has {ids.stat().st_size:,} bytes, not {record.num_ids * self.dtype.itemsize:,}"
-            )
+            raise _damaged(ids, f"it has {ids.stat().st_size:,} bytes, not {record.num_ids * self.dtype.itemsize:,}")
         self._check_ids(ids, record, verify)
         if verify and _sha256(table_file) != record.table_sha256:
             raise _damaged(table_file, "its SHA-256 is not the one in the index")
@@ -175,9 +171,7 @@ class TokenShards:
         except (ValueError, EOFError, OSError) as error:
             raise _damaged(table_file, str(error)) from error
         if table.shape != (record.num_documents, 2) or table.dtype != np.int64:
-            raise _damaged(
-                table_file, f"it is {table.dtype} {table.shape}, not int64 ({record.num_documents}, 2)"
-            )
+            raise _damaged(table_file, f"it is {table.dtype} {table.shape}, not int64 ({record.num_documents}, 2)")
         if table.min(initial=1) < 1 or table[:, 0].sum() != record.num_ids:
             raise _damaged(table_file, "its lengths do not add up to the ids")
         return table
@@ -196,9 +190,7 @@ class TokenShards:
             raise _damaged(path, f"it has the id {largest:,}, the vocabulary has {self.vocab_size:,}")
 
 
-def write_index(
-    folder: Path, tokenizer: str, vocab_size: int, id_bytes: int, records: list[ShardRecord]
-) -> None:
+def write_index(folder: Path, tokenizer: str, vocab_size: int, id_bytes: int, records: list[ShardRecord]) -> None:
     """Write `index.json`, which declares the shards in `folder` complete."""
     from gpt2.files import write_json
 
@@ -211,9 +203,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any], list[ShardRecord]]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing: these are no finished token shards; prepare the text again"
-        ) from error
+        raise DataError(f"{path} is missing: these are no finished token shards; prepare the text again") from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:

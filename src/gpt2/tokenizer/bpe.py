@@ -95,9 +95,7 @@ class Tokenizer:
         content = json.loads(self._definition)
         model = content["model"]
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        added = sorted(
-            (t["id"], t["content"], bool(t.get("special"))) for t in content.get("added_tokens") or []
-        )
+        added = sorted((t["id"], t["content"], bool(t.get("special"))) for t in content.get("added_tokens") or [])
         normalizer = content.get("normalizer")
         decisive = [
             sorted(model["vocab"].items()),
@@ -112,7 +110,7 @@ class Tokenizer:
         """Ids of `text`. Nothing is added before or after.
 
         Args:
-            text: any string; runs of over four million characters without a blank are cut.
+            text: any string; runs of over a million characters without a blank are cut.
             allow_special: read `<|endoftext|>` as the special token. By default it is plain text,
                 so that no text from outside can forge the end of a document.
 
@@ -249,9 +247,7 @@ class Tokenizer:
         return cls(json.dumps(gpt2_definition(table, pairs, eos)), name=f"{vocab} with {merges}")
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2, allow_fewer: bool = False
-    ) -> Self:
+    def train(cls, texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2, allow_fewer: bool = False) -> Self:
         """Learn a vocabulary: `<|endoftext|>` (id 0), the 256 bytes, then the merges, most frequent first.
 
         The same texts in any order give the same tokenizer.

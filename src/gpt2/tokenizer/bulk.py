@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
 _MAX_WORDS = 1 << 17  # about 25 MB; a text with more distinct words starts anew
+_PIECE_CHARACTERS = 1 << 15
 _MAX_WORD = 64  # characters; longer ones do not come back
 # Latin, Greek, Cyrillic, and the punctuation of typeset English.
 _COVERED = [*range(0x530), *range(0x2010, 0x2028), *range(0x2030, 0x205F), 0x20AC, 0x2122]
@@ -43,13 +44,12 @@ class BulkEncoder:
         Raises:
             TokenizerError: a lone surrogate; the message says where.
         """
-        if self._tokenizer.splits_by_pattern:
-            pattern = _ascii_pattern() if text.isascii() else _wide_pattern()
-            if text.isascii() or not (self._tokenizer.normalizes or _uncovered().search(text)):
-                if len(self._words) > _MAX_WORDS:
-                    self._words.clear()
-                return b"".join(map(self._words.__getitem__, pattern.findall(text)))
-        return b"".join(map(self._encode_whole, cut_pieces(text)))
+        # Small pieces: a list of a megabyte's words is large, and one rare character in it would send
+        # all of it down the slow road.
+        if len(text) > _PIECE_CHARACTERS:
+            pieces = (small for piece in cut_pieces(text) for small in cut_pieces(piece, _PIECE_CHARACTERS))
+            return b"".join(map(self._encode_piece, pieces))
+        return self._encode_piece(text)
 
     def to_list(self, encoded: bytes) -> list[int]:
         """The ids in what `encode` gave."""
@@ -57,6 +57,19 @@ class BulkEncoder:
         if sys.byteorder == "big":
             ids.byteswap()
         return ids.tolist()
+
+    def _encode_piece(self, text: str) -> bytes:
+        if not self._tokenizer.splits_by_pattern:
+            return self._encode_whole(text)
+        if text.isascii():
+            words = _ascii_pattern().findall(text)
+        elif self._tokenizer.normalizes or _uncovered().search(text):
+            return self._encode_whole(text)
+        else:
+            words = _wide_pattern().findall(text)
+        if len(self._words) > _MAX_WORDS:
+            self._words.clear()
+        return b"".join(map(self._words.__getitem__, words))
 
     def _encode_whole(self, text: str) -> bytes:
         ids = array(_typecode(self.itemsize), self._tokenizer.encode(text))

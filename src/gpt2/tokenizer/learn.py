@@ -15,7 +15,7 @@ from gpt2.tokenizer.validate import MAX_VOCABULARY
 
 SMALLEST_VOCABULARY = 257  # the bytes and <|endoftext|>
 
-_PIECE_CHARACTERS = 1 << 15  # the library gathers 256 of them before it counts their words
+_PIECE_CHARACTERS = 1 << 12  # the library gathers 256 of them before it counts their words
 _LONGEST_WORD = 1000
 _LONG_RUN = re.compile(rf"\S{{{_LONGEST_WORD}}}|\s{{{_LONGEST_WORD}}}")
 

@@ -21,7 +21,7 @@ from gpt2.errors import GPT2Error
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.bulk import BulkEncoder
 
-BATCH_CHARACTERS = 1 << 20
+BATCH_CHARACTERS = 1 << 18
 MAX_WORKERS = 6  # each holds about 60 MB; together they stay below half a gigabyte
 
 
@@ -142,9 +142,7 @@ def _died(process: "subprocess.Popen[bytes]") -> GPT2Error:
         status = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         status = None
-    return GPT2Error(
-        f"a tokenising process died (status {status}); too little memory? Run it again with fewer workers"
-    )
+    return GPT2Error(f"a tokenising process died (status {status}); too little memory? Run it again with fewer workers")
 
 
 def serve() -> None:

@@ -26,18 +26,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise TokenizerError(
-                f"{path} is over {MAX_FILE_BYTES >> 20} MiB; no tokenizer file is that large"
-            )
+            raise TokenizerError(f"{path} is over {MAX_FILE_BYTES >> 20} MiB; no tokenizer file is that large")
         content = json.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is damaged: it is not JSON ({error}); get it again") from error
     if not isinstance(content, dict):
-        raise TokenizerError(
-            f"{path} is not a tokenizer file: it holds a JSON {type(content).__name__}, not an object"
-        )
+        raise TokenizerError(f"{path} is not a tokenizer file: it holds a JSON {type(content).__name__}, not an object")
     return content
 
 
@@ -110,9 +106,7 @@ def _check_added(tokens: Any, vocab: dict[str, Any]) -> dict[str, int]:
 def _check_vocab(vocab: dict[str, Any], added: dict[str, int]) -> None:
     wrong = next((token for token, number in vocab.items() if not _is_id(number)), None)
     _require(wrong is None, f"the token {wrong!r} has the id {vocab.get(wrong or '')!r}")
-    strange = next(
-        (t for t in vocab if t not in added and (not t or any(c not in CHARACTER_TO_BYTE for c in t))), None
-    )
+    strange = next((t for t in vocab if t not in added and (not t or any(c not in CHARACTER_TO_BYTE for c in t))), None)
     _require(strange is None, f"the token {strange!r} is not spelled in byte-level characters")
     missing = [character for character in BYTE_TO_CHARACTER if character not in vocab]
     _require(not missing, f"its vocabulary lacks {len(missing)} of the 256 bytes, so some text would be lost")
@@ -127,9 +121,7 @@ def _check_merges(merges: Any, vocab: dict[str, Any]) -> None:
     for rank, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         _require(
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(isinstance(part, str) and part for part in pair),
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) and part for part in pair),
             f"merge {rank} is {merge!r}, not a pair of tokens",
         )
         for token in (*pair, "".join(pair)):
