@@ -127,6 +127,9 @@ _GROUPS: dict[str, type] = {
 _HOMES = {item.name: group for group, kind in _GROUPS.items() for item in dataclasses.fields(kind)}
 _TYPES: dict[str, Any] = {item.name: item.type for kind in _GROUPS.values() for item in dataclasses.fields(kind)}
 
+# A run has one of these; a later layer's replaces an earlier layer's.
+LENGTHS = ("minutes", "epochs", "steps")
+
 # What belongs to one call and not to the run that it describes.
 _OF_THE_CALL = ("overwrite", "resume", "plan")
 
@@ -141,7 +144,7 @@ class TrainSettings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        lengths = {name: getattr(self.optimization, name) for name in ("minutes", "epochs", "steps")}
+        lengths = {name: getattr(self.optimization, name) for name in LENGTHS}
         given = {name: value for name, value in lengths.items() if value is not None}
         if len(given) > 1:
             raise ConfigError(f"give one of minutes, epochs and steps, not {' and '.join(given)}")
@@ -182,11 +185,12 @@ class TrainSettings:
         for layer in layers:
             layer = dict(layer)
             preset, config = layer.pop("preset", None), layer.pop("config", None)
-            if preset is not None:
-                merged |= load_preset(preset)
-            if config is not None:
-                merged |= read_toml(config)
-            merged |= layer
+            below = [load_preset(preset)] if preset is not None else []
+            below += [read_toml(config)] if config is not None else []
+            for values in (*below, layer):
+                if any(values.get(name) is not None for name in LENGTHS):  # a new length takes the old one's place
+                    merged = {name: value for name, value in merged.items() if name not in LENGTHS}
+                merged |= values
         return cls.make(**merged)
 
     def flat(self) -> dict[str, Any]:

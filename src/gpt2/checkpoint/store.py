@@ -128,6 +128,8 @@ def _problem(path: Path) -> str | None:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         if manifest["version"] != VERSION:
             return f"its format is version {manifest['version']}, this program reads {VERSION}"
+        if path.name != f"{_PREFIX}{manifest['step']:08d}":
+            return f"its manifest.json belongs to step {manifest['step']}"
         for name, expected in manifest["files"].items():
             file = path / Path(name).name
             if not file.is_file():

@@ -60,7 +60,9 @@ def parse(argv: Sequence[str]) -> TrainSettings:
     )
     chosen = tyro.cli(OmitArgPrefixes[Train], args=argv, default=default, prog="gpt2 train")
     groups = (chosen.data, chosen.model, chosen.optimization, chosen.run)
-    return TrainSettings.make(**{name: value for group in groups for name, value in vars(group).items()})
+    options = {name: value for group in groups for name, value in vars(group).items()}
+    given = {name: value for name, value in options.items() if value != flat[name]}
+    return TrainSettings.layered(flat, given)
 
 
 def _below() -> argparse.ArgumentParser:

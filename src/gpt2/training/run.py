@@ -67,7 +67,9 @@ def train(text: str | Path | Sequence[str | Path] = (), *, progress: bool = True
     Example:
         >>> run = train(["stories.txt"], out="models/mine", minutes=5)  # doctest: +SKIP
     """
-    return run(TrainSettings.layered({"text": text, **settings}), progress=progress)
+    if isinstance(text, (str, Path)) or len(text):
+        settings["text"] = text
+    return run(TrainSettings.layered(settings), progress=progress)
 
 
 def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2.model.ops import IGNORED, Tap, causal_mask, reference
+from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, reference
 from gpt2.model.segments import Segments
 
 # Rows of logits alive at once in the loss: on a CPU few enough to stay in its cache.
@@ -75,9 +75,15 @@ def attention(
 def _scaled_dot_product(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
 ) -> Tensor:
+    if is_causal and q.requires_grad and dropout == 0.0 and _suits_cpu_attention(q):
+        return cpu_attention.causal_attention(q, k, v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
     return z.transpose(1, 2)
+
+
+def _suits_cpu_attention(q: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[1] <= cpu_attention.LONGEST
 
 
 def _packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout: float) -> Tensor:

@@ -1,0 +1,121 @@
+"""Checkpoints: whole or not there, and never believed when damaged."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2.checkpoint.store import newest_checkpoint, prune_checkpoints, require_checkpoint, save_checkpoint
+from gpt2.errors import CheckpointError, UserError
+
+TENSORS = {"model": {"w": torch.arange(300.0)}, "optimizer": {"m": torch.ones(7, 3)}}
+
+
+def save(root: Path, step: int) -> Path:
+    return save_checkpoint(root, step, TENSORS, {"step": step, "name": "tëst"})
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    save(tmp_path, 12)
+    checkpoint, skipped = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.state, skipped) == (12, {"step": 12, "name": "tëst"}, [])
+    assert torch.equal(checkpoint.tensors("model")["w"], TENSORS["model"]["w"])
+    assert torch.equal(checkpoint.tensors("optimizer")["m"], TENSORS["optimizer"]["m"])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_nothing_there_is_nothing(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "nowhere") == (None, [])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete", "grow", "zero"])
+def test_damage_is_noticed_and_the_one_before_wins(tmp_path: Path, name: str, damage: str) -> None:
+    save(tmp_path, 1)
+    file = save(tmp_path, 2) / name
+    content = bytearray(file.read_bytes())
+    draw = random.Random(name + damage)
+    if damage == "flip":
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    elif damage == "truncate":
+        content = content[: draw.randrange(1, len(content))]
+    elif damage == "empty":
+        content = bytearray()
+    elif damage == "grow":
+        content += b"\0" if name != "manifest.json" else b"x"
+    elif damage == "zero":
+        at = draw.randrange(len(content) - 16)
+        content[at : at + 16] = bytes(16) if bytes(content[at : at + 16]) != bytes(16) else b"\1" * 16
+    if damage == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    checkpoint, skipped = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert len(skipped) == 1
+    assert "step-00000002" in skipped[0]
+
+
+def test_files_of_two_checkpoints_do_not_mix(tmp_path: Path) -> None:
+    first = save(tmp_path, 1)
+    other = {**TENSORS, "optimizer": {"m": torch.zeros(7, 3)}}
+    second = save_checkpoint(tmp_path, 2, other, {})
+    (second / "optimizer.safetensors").write_bytes((first / "optimizer.safetensors").read_bytes())
+    checkpoint, skipped = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert "optimizer.safetensors is damaged" in skipped[0]
+
+
+def test_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
+    (save(tmp_path, 1) / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint of the run is whole: .*no manifest\.json"):
+        require_checkpoint(tmp_path)
+
+
+def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    (tmp_path / ".step-00000009.tmp-1").mkdir()
+    prune_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_other_format_is_named(tmp_path: Path) -> None:
+    manifest = save(tmp_path, 1) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    assert "version 99" in newest_checkpoint(tmp_path)[1][0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a file size limit, which Windows lacks")
+def test_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    """A file size limit stands in for the full disk: the kernel refuses the write in the same way."""
+    import resource
+    import signal
+
+    save(tmp_path, 1)
+    big = {"model": {"w": torch.zeros(500_000)}}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write the checkpoint"):
+            save_checkpoint(tmp_path, 2, big, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    checkpoint, skipped = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert (checkpoint.step, skipped) == (1, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_no_room_is_refused_before_writing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no room on the disk for checkpoint 1"):
+        save_checkpoint(tmp_path, 1, {"model": {"w": torch.empty(2**50, device="meta")}}, {})
+    assert list(tmp_path.iterdir()) == []
