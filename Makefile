@@ -36,8 +36,8 @@ bench: $(VENV)/.installed-dev ## run the benchmarks in benchmarks/
 	@ls benchmarks/bench_*.py >/dev/null 2>&1 || echo "This version has no benchmarks yet."
 	@for file in benchmarks/bench_*.py; do test ! -e "$$file" || $(BIN)/python "$$file" || exit 1; done
 
-notebook: $(VENV)/.installed-dev ## execute GPT2.ipynb in place
-	$(BIN)/jupyter-execute --inplace GPT2.ipynb
+notebook: $(VENV)/.installed-dev ## write and execute GPT2.ipynb from notebooks/GPT2.py
+	$(BIN)/python notebooks/build.py
 
 clean: ## remove the environment, caches and builds; data/ and models/ stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
