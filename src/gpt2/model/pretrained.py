@@ -147,7 +147,8 @@ def _own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _generation_config(model: "GPT2") -> dict[str, Any]:
     eos = model.config.eos_token_id
     special = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
-    return {**special, "do_sample": True, **model.generation_defaults}
+    longest = {"max_new_tokens": min(200, model.config.context_length)}
+    return {**special, **longest, "do_sample": True, **model.generation_defaults}
 
 
 def _dtype_name(model: "GPT2") -> str:

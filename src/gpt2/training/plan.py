@@ -159,7 +159,9 @@ def choose_config(
     if all(given):
         return shaped(*(value or 0 for value in given))
     if any(given):
-        width = model.d_model or 64 * max(1, (model.num_heads or 2 * (model.num_layers or 4)) // 2)
+        width = model.d_model or (
+            32 * model.num_heads if model.num_heads else 64 * max(1, (model.num_layers or 4) // 2)
+        )
         heads = model.num_heads or next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
         config = shaped(model.num_layers or max(4, round(width / 85)), width, heads)
         reasons.append(f"{config.num_layers} layers, d_model {width}, {heads} heads: made to go with what was given")

@@ -103,6 +103,7 @@ def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:
             )
     model = base[0] if base else GPT2(config, settings.run.kernels, torch.Generator().manual_seed(settings.run.seed))
     model.config = config
+    model.generation_defaults = model.generation_defaults or {"temperature": 0.8}
     return _Run(settings, plan, folder, model.to(machine.device), tokenizer, prepared, say, progress).go()
 
 

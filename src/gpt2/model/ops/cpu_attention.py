@@ -5,6 +5,7 @@ bfloat16 with the pattern kept for the backward pass take half the time for docu
 tokens (37 documents of 217 tokens, 4 heads of 32, one Zen 4 core: 41 ms against 86 ms).
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -60,7 +61,7 @@ class _CausalAttention(torch.autograd.Function):
 def _blocks(time: int) -> list[tuple[int, int]]:
     count = math.ceil(time / _BLOCK)
     edges = [round(i * time / count) for i in range(count + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _rows(x: Tensor) -> Tensor:

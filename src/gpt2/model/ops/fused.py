@@ -12,8 +12,8 @@ from torch import Tensor
 from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, reference
 from gpt2.model.segments import Segments
 
-# Rows of logits alive at once in the loss: on a CPU few enough to stay in its cache.
-_LOSS_ROWS = {"cpu": 256, "cuda": 8192, "mps": 2048}
+# Logits alive at once in the loss: on a CPU few enough to stay in its cache.
+_LOSS_LOGITS = {"cpu": 2**20, "cuda": 2**27, "mps": 2**24}
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.empty_like(x) if wants_gradient else None
         grad_w = torch.zeros_like(weight, dtype=torch.float32) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float32, device=x.device)
-        size = _LOSS_ROWS.get(x.device.type, 4096)
+        size = max(1, _LOSS_LOGITS.get(x.device.type, 2**24) // w.shape[0])
         for start in range(0, x.shape[0], size):
             rows = slice(start, start + size)
             logits, target = F.linear(x[rows], w).float(), targets[rows].unsqueeze(-1)

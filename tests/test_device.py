@@ -1,0 +1,35 @@
+"""The machine is examined, not assumed."""
+
+import pytest
+import torch
+
+from gpt2.device import examine, free_memory, matmul_speed, resolve_device
+from gpt2.errors import ConfigError
+
+
+def test_auto_is_a_device_that_computes() -> None:
+    device = resolve_device("auto")
+    assert (torch.ones(2, device=device) + 1).sum().item() == 4
+
+
+def test_missing_device_names_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"no device 'tpu' on this machine; there is .*cpu"):
+        resolve_device("tpu")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_examination_gives_choices_with_reasons(dtype: str) -> None:
+    machine = examine("cpu", dtype)
+    assert machine.flops > 1e8
+    assert dtype == "auto" or machine.dtype == getattr(torch, dtype)
+    assert any("asked for" in reason for reason in machine.reasons)
+    assert any("threads" in reason for reason in machine.reasons)
+
+
+def test_speed_of_a_type_that_the_device_lacks_is_zero() -> None:
+    assert matmul_speed(torch.device("cpu"), torch.uint16, 0.01) == 0
+
+
+def test_free_memory_is_plausible() -> None:
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 10**7 < free < 10**14

@@ -1,0 +1,54 @@
+"""What a run leaves to look at."""
+
+import json
+import xml.etree.ElementTree
+from pathlib import Path
+
+from gpt2.report import draw_loss, read_metrics, text_curve, write_card
+
+
+def metrics(folder: Path) -> Path:
+    path = folder / "metrics.jsonl"
+    records = []
+    for step in range(1, 21):
+        records.append({"step": step, "tokens": step * 1000, "loss": 6 - step / 10})
+        if step % 5 == 0:
+            records.append({"step": step, "tokens": step * 1000, "valid_loss": 6 - step / 11})
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    return path
+
+
+def test_curve_is_the_same_bytes_each_time_with_real_text(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg", "c.png"):
+        draw_loss(metrics(tmp_path), tmp_path / name, "A run: 1.234 bits per byte")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    words = " ".join(xml.etree.ElementTree.parse(tmp_path / "a.svg").getroot().itertext())
+    for word in ("A run: 1.234 bits per byte", "tokens seen (millions)", "loss (nats per token)", "validation"):
+        assert word in words
+
+
+def test_cut_off_last_line_is_left_out(tmp_path: Path) -> None:
+    path = metrics(tmp_path)
+    whole = read_metrics(path)
+    path.write_text(path.read_text() + '{"step": 21, "tok')
+    assert read_metrics(path) == whole
+    assert read_metrics(tmp_path / "nowhere.jsonl") == []
+
+
+def test_curve_of_text_falls_from_left_to_right(tmp_path: Path) -> None:
+    lines = text_curve(metrics(tmp_path), width=30, height=5).splitlines()
+    stars = [(row, line.index("*")) for row, line in enumerate(lines) if "*" in line]
+    assert stars == sorted(stars)
+    assert lines[0].split("|")[0].strip() == "5.55"
+    assert "20,000 tokens" in lines[-1]
+    assert text_curve(tmp_path / "nowhere.jsonl") == ""
+
+
+def test_card_has_its_front_matter_facts_and_sample(tmp_path: Path) -> None:
+    write_card(tmp_path / "README.md", "mine", {"Bits per byte": "1.2"}, "Once upon\na time", "training/config.toml")
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "| Bits per byte | 1.2 |" in card
+    assert "> Once upon\n> a time" in card
+    assert "gpt2 train --config training/config.toml" in card
