@@ -1,0 +1,198 @@
+"""Every command and every line of Python in README.md and docs/own-text.md, run for real.
+
+Only what would take minutes is made small, by the rules of `quick`; what needs the network or would install into the
+environment is left out, by name. The examples run in order in one folder, as a reader would run them.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpt2.cli import COMMANDS, main
+from gpt2.data import iter_documents
+from gpt2.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--d-model", "32", "--num-layers", "1", "--num-heads", "2", "--context-length", "64", "--vocab-size", "400"]
+MINUTES = "0.01"
+
+LEFT_OUT = {
+    "pip install": "installs into the environment; CI does it",
+    "gpt2 data download": "needs the network; tests/data/test_download.py runs it against a server of its own",
+}
+
+# The example of the project's contract with its users; README.md has the same lines in an order that needs no model.
+CONTRACT = """
+from gpt2 import GPT2, GPT2Config, Tokenizer, load, train
+
+config = GPT2Config(vocab_size=10_048, context_length=512, d_model=512, num_layers=6, num_heads=8, dropout=0.0)   # these are the defaults
+model = GPT2(config)                                   # model(ids) -> logits, float (batch, time, vocab)
+context = torch.tensor([tokenizer.encode("Once upon a time")], dtype=torch.long)
+output = model.generate(context, max_new_tokens=100, temperature=0.8)     # long (batch, time + new), KV cache inside
+print(tokenizer.decode(output[0].tolist()))
+
+model, tokenizer = load("models/mine")                 # a run folder, any Hugging Face GPT-2 folder, "hf:owner/name", or a .pt beside tokenizer.json
+model.save_pretrained("out"); tokenizer.save_pretrained("out")            # a folder that transformers loads
+run = train(["stories.txt"], out="models/mine", minutes=5)               # what `gpt2 train` does
+"""
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of a document in one language."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(document: str) -> list[str]:
+    """Lines of the shell blocks."""
+    return [line for block in blocks(document, "sh") for line in block.splitlines() if line.strip()]
+
+
+def quick(arguments: list[str]) -> list[str]:
+    """A `gpt2` command that trains for minutes, made to take a second: less time, and a tiny model unless it has one."""
+    if arguments[0] != "train":
+        return arguments
+    short = [
+        MINUTES if before == "--minutes" else word for before, word in zip(["", *arguments], arguments, strict=False)
+    ]
+    if not {"--minutes", "--epochs", "--steps", "--resume"} & set(short):
+        short += ["--minutes", MINUTES]
+    return short if {"--resume", "--from"} & set(short) else [*short, *TINY]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the examples find: some texts, a trained model, no cache of earlier runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+    stories = [story for _, story in zip(range(150), iter_documents(), strict=False)]
+    Path("data").mkdir()
+    Path("models").mkdir()
+    for name, separator in {
+        "stories.txt": "\n<|endoftext|>\n", "your.txt": "\n\n\n", "more.txt": "\n\n", "other.txt": "\n\n",
+        "data/TinyStories-train.txt": "\n<|endoftext|>\n", "data/TinyStories-valid.txt": "\n<|endoftext|>\n",
+    }.items():  # fmt: skip
+        part = stories[100:] if name in ("more.txt", "data/TinyStories-valid.txt") else stories[:100]
+        Path(name).write_text(separator.join(part), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/own-text.md"])
+def test_every_command_runs(document: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(commands(document)) > 5
+    for line in commands(document):
+        arguments = shlex.split(line)
+        if any(line.startswith(start) for start in LEFT_OUT):
+            continue
+        if arguments[0] == "make":
+            check_make_target(arguments[1:])
+            if arguments[1] != "demo":
+                continue
+            arguments = demo_command()
+        assert arguments[0] == "gpt2", f"{document} has a command that this test cannot run: {line}"
+        try:
+            status = main(quick(arguments[1:]))
+        except SystemExit as end:  # the settings library's own end, of a usage error
+            status = end.code
+        output = capsys.readouterr()
+        assert status == 0, f"{document}: {line}\n{output.out[-2000:]}{output.err[-2000:]}"
+        assert output.out.strip(), f"{document}: {line} said nothing"
+
+
+def check_make_target(arguments: list[str]) -> None:
+    """A dry run: for real it would build an environment."""
+    if shutil.which("make") is not None:  # on Windows there is none
+        done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def demo_command() -> list[str]:
+    """What `make demo` trains, out of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    options = re.search(r"^DEMO \?= (.*)$", makefile, re.MULTILINE)
+    command = re.search(r"^\t\$\(BIN\)/(gpt2 train \$\(DEMO\) .*)$", makefile, re.MULTILINE)
+    assert options is not None
+    assert command is not None
+    return shlex.split(command[1].replace("$(DEMO)", options[1]))
+
+
+def test_the_python_examples_run(folder: Path) -> None:
+    import torch
+
+    from gpt2 import Tokenizer
+
+    (code,) = blocks("README.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(quick_python(code), "README.md", "exec"), names)
+    check_example(names, folder)
+    # The contract, word for word. Its last line makes models/mine anew, which must be said to a folder that holds a run.
+    names = {"torch": torch, "tokenizer": Tokenizer.load("models/mine")}
+    code = quick_python(CONTRACT).replace('out="models/mine"', 'out="models/mine", overwrite=True')
+    exec(compile(code, "contract", "exec"), names)
+    check_example(names, folder)
+
+
+def quick_python(code: str) -> str:
+    """Less time: minutes=5 becomes a moment."""
+    short, replaced = re.subn(r"minutes=\d+", f"minutes={MINUTES}", code)
+    assert replaced == 1
+    return short
+
+
+def check_example(names: dict[str, object], folder: Path) -> None:
+    import transformers
+
+    from gpt2 import GPT2Config
+
+    assert names["config"] == GPT2Config()
+    assert names["output"].shape[1] > names["context"].shape[1]  # type: ignore[attr-defined]
+    model, report = transformers.GPT2LMHeadModel.from_pretrained(folder / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert model.num_parameters() == names["model"].num_parameters()  # type: ignore[attr-defined]
+    assert transformers.AutoTokenizer.from_pretrained(folder / "out").decode(
+        names["tokenizer"].encode("Once upon a time")  # type: ignore[attr-defined]
+    ) == "Once upon a time"  # fmt: skip
+
+
+def test_readme_has_the_contract_line_for_line() -> None:
+    (code,) = blocks("README.md", "python")
+    lines = {line for line in code.splitlines() if line}
+    assert {line for line in CONTRACT.splitlines() if line} <= lines
+
+
+def test_the_table_has_the_commands_that_there_are() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `gpt2 (\w+) ", text, re.MULTILINE)
+    assert list(dict.fromkeys(named)) == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_and_options_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
+    known = {f"--{name.replace('_', '-')}" for name in TrainSettings().flat()}
+    known |= {"--from", "--preset", "--config", "--help", "--json", "--temperature", "--index-url"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
+
+
+def test_what_is_quick_is_still_the_command() -> None:
+    assert quick(["train", "a.txt", "--minutes", "10", "--out", "x"]) == [
+        "train",
+        "a.txt",
+        "--minutes",
+        MINUTES,
+        "--out",
+        "x",
+        *TINY,
+    ]
+    assert quick(["train", "--resume", "x"]) == ["train", "--resume", "x"]
+    assert quick(["train", "a.txt"]) == ["train", "a.txt", "--minutes", MINUTES, *TINY]
+    assert quick(["evaluate", "x"]) == ["evaluate", "x"]
