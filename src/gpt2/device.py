@@ -78,12 +78,12 @@ def matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.12
     try:
         a, b = (torch.randn(4 * size, size, device=device).to(dtype) for _ in range(2))
         b = b[:size]
-        a @ b
+        torch.mm(a, b)
         synchronize(device)
         best, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter()
-            a @ b
+            torch.mm(a, b)
             synchronize(device)
             best = min(best, time.perf_counter() - start)
     except (RuntimeError, TypeError):

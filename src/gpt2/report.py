@@ -62,6 +62,7 @@ def draw_loss(metrics: Path, target: Path, title: str) -> None:
         axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per token)", title=title)
         low, high = min(y for _, y in train + valid), max(y for _, y in train)
         axes.set_ylim(max(0.0, low - 0.3), min(high, low + 5.0) + 0.2)
+        axes.margins(x=0.06)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

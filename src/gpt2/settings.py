@@ -238,7 +238,8 @@ def _checked(name: str, value: Any) -> Any:
             )
         return value
     if get_origin(kind) is tuple:
-        return tuple(str(item) for item in ((value,) if isinstance(value, (str, Path)) else value))
+        items: Any = (value,) if isinstance(value, (str, Path)) else value
+        return tuple(str(item) for item in items)
     if kind is str and isinstance(value, Path):
         return str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -219,7 +219,7 @@ class _Run:
 
     def _save_whatever_is_there(self, validation: Validation) -> None:
         """After the last step, a signal or an exception: a checkpoint, and a model that works."""
-        if self.trainer.state.step == 0:
+        if self.trainer.state.step == 0 or self.trainer.is_updating or self.trainer.diverged:
             return
         validation.save(self.trainer)
         if validation.state["best_step"] is None:
@@ -244,7 +244,7 @@ class _deterministic:
         self.before = torch.are_deterministic_algorithms_enabled()
         # On CUDA some of them are slow or missing; there the run is as exact as PyTorch's defaults.
         torch.use_deterministic_algorithms(not torch.cuda.is_available())
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
 
     def __exit__(self, *_: object) -> None:
         torch.use_deterministic_algorithms(self.before)

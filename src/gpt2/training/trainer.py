@@ -93,6 +93,8 @@ class Trainer:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.state = TrainerState()
         self.stop_reason: str | None = None
+        self.is_updating = False
+        """Whether weights, optimizer and step count may disagree just now: nothing to save."""
         self._nonfinite_in_a_row = 0
         self._resumed_at, self._started = 0.0, 0.0
 
@@ -120,6 +122,7 @@ class Trainer:
         mean_loss, grad_norm = float(loss), float(norm)
         if mean_loss - mean_loss == 0.0 == grad_norm - grad_norm:  # both finite
             self._clip(grad_norm)
+            self.is_updating = True
             self.optimizer.step(factor)
             self._nonfinite_in_a_row = 0
         else:
@@ -129,7 +132,13 @@ class Trainer:
         self.state.step += 1
         self.state.tokens += tokens
         self.state.seconds = self.elapsed
+        self.is_updating = False
         return StepResult(mean_loss, grad_norm, factor, tokens)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run was given up: its newest state is not worth saving."""
+        return self._nonfinite_in_a_row >= _PATIENCE_WITH_NONFINITE
 
     @property
     def elapsed(self) -> float:
@@ -163,7 +172,7 @@ class Trainer:
     def _skip(self, loss: float, norm: float) -> None:
         self.state.skipped += 1
         self._nonfinite_in_a_row += 1
-        if self._nonfinite_in_a_row >= _PATIENCE_WITH_NONFINITE:
+        if self.diverged:
             raise DivergedError(
                 f"the run diverged: at step {self.state.step} the loss is {loss} and the gradient's norm {norm}, "
                 f"for {self._nonfinite_in_a_row} steps in a row; the last good weights are kept. "

@@ -52,7 +52,7 @@ class _CausalAttention(torch.autograd.Function):
             part = grad[:, start:end]
             dv[:, :end] += torch.bmm(pattern.mT, part)
             slope = torch.bmm(part, v[:, :end].mT)
-            slope = torch._softmax_backward_data(slope, pattern, -1, pattern.dtype).mul_(ctx.scale)
+            slope = torch.ops.aten._softmax_backward_data(slope, pattern, -1, pattern.dtype).mul_(ctx.scale)
             dq[:, start:end] = torch.bmm(slope, k[:, :end])
             dk[:, :end] += torch.bmm(slope.mT, q[:, start:end])
         return _unrows(dq, ctx.shape), _unrows(dk, ctx.shape), _unrows(dv, ctx.shape)
