@@ -147,6 +147,30 @@ def test_unknown_kernels_are_named() -> None:
         kernels("fusd")
 
 
+def test_attention_dropout_of_the_cpu_drops_its_share_and_has_the_right_gradient() -> None:
+    """The output is linear in v through the dropped pattern: v = identity shows it, one row per key."""
+    eye = torch.eye(64, dtype=torch.bfloat16).view(1, 64, 1, 64).requires_grad_()
+    q, k = (torch.randn(1, 64, 1, 64, dtype=torch.bfloat16).requires_grad_() for _ in range(2))
+    pattern = kernels("fused").attention(q, k, eye)
+    torch.manual_seed(0)
+    dropped = kernels("fused").attention(q, k, eye, dropout=0.25)
+    past = torch.ones(64, 64, dtype=torch.bool).tril()
+    ratio = (dropped / pattern)[0, :, 0][past]
+    assert (ratio == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    torch.testing.assert_close(
+        ratio[ratio > 0].float(), torch.full_like(ratio[ratio > 0].float(), 4 / 3), atol=0.02, rtol=0
+    )
+    slope = torch.randn(1, 64, 1, 64)
+    grads = torch.autograd.grad((dropped * slope.bfloat16()).sum(), [q, k, eye])
+    wide = [x.detach().float().requires_grad_() for x in (q, k, eye)]
+    kept = ((dropped != 0).float() * 4 / 3).detach()
+    exact = (kernels("reference").attention(*wide[:2], torch.eye(64).view(1, 64, 1, 64)) * kept)[0, :, 0] @ wide[2][
+        0, :, 0
+    ]
+    for grad, expected in zip(grads, torch.autograd.grad((exact * slope[0, :, 0]).sum(), wide), strict=True):
+        assert (grad.float() - expected).norm() < 0.03 * expected.norm()
+
+
 @pytest.mark.parametrize("time", [1, 5, 128, 129, 300])
 def test_bfloat16_attention_of_the_cpu_equals_the_reference_in_float32(time: int) -> None:
     """Forward and gradients within bfloat16's precision, also where a document spans several blocks."""

@@ -75,8 +75,8 @@ def attention(
 def _scaled_dot_product(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
 ) -> Tensor:
-    if is_causal and q.requires_grad and dropout == 0.0 and _suits_cpu_attention(q):
-        return cpu_attention.causal_attention(q, k, v)
+    if is_causal and q.requires_grad and _suits_cpu_attention(q):
+        return cpu_attention.causal_attention(q, k, v, dropout)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
     return z.transpose(1, 2)
