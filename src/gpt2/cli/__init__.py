@@ -1,5 +1,6 @@
 """The `gpt2` command. Each subcommand is a file here, loaded only when it is used."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,9 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a model on text",
     "data": "fetch, examine and tokenise text",
 }
+
+# Full disk or quota, no permission, read-only: for the user to mend, not a fault of the program.
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 _USAGE = "usage: gpt2 COMMAND ...    (gpt2 COMMAND --help tells its options)"
 
@@ -39,12 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GPT2Error as error:
         print(f"gpt2: error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("gpt2: stopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of a pipe (head, less) has enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        print(f"gpt2: error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gpt2: stopped", file=sys.stderr)
+        return 130
 
 
 def _help() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpt2.checkpoint.run_folder import RunFolder
 from gpt2.checkpoint.store import prune_checkpoints, save_checkpoint
+from gpt2.errors import UserError
 from gpt2.evaluation.bits_per_byte import Score
 from gpt2.model import GPT2
 from gpt2.report import read_metrics
@@ -138,9 +139,9 @@ class Validation:
             self._validate(trainer)
             self._replan(trainer, plan)
             if self.save_every is None:
-                self.save(trainer)
+                self._try(lambda: self.save(trainer))
         if self.save_every is not None and step % self.save_every == 0:
-            self.save(trainer)
+            self._try(lambda: self.save(trainer))
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint; the newest two are kept."""
@@ -152,6 +153,13 @@ class Validation:
             {**trainer.state_dict(), "validation": self.state, **self.extra},
         )
         prune_checkpoints(self.folder.checkpoints)
+
+    def _try(self, save: Callable[[], None]) -> None:
+        """A full disk must not end hours of training: room may be made before the next save."""
+        try:
+            save()
+        except UserError as error:
+            self.say(f"NOT SAVED, training goes on: {error}")
 
     def _replan(self, trainer: Trainer, plan: StepPlan) -> None:
         step, elapsed = trainer.state.step, trainer.elapsed
@@ -168,7 +176,7 @@ class Validation:
         better = state["best_loss"] is None or score.loss < state["best_loss"]
         if better:
             state.update(best_loss=score.loss, best_step=trainer.state.step, worse=0)
-            self.model.save_pretrained(self.folder.path)
+            self._try(lambda: self.model.save_pretrained(self.folder.path))
         else:
             state["worse"] += 1
         text = self.sample()

@@ -74,16 +74,22 @@ class Plan:
         micro = math.ceil(self.tokens_per_step / self.micro_batches)
         parameters = count_parameters(config)
         rows = {
-            "text": f"{human_bytes(text.num_bytes)} in {text.num_documents:,} document{'s' if text.num_documents > 1 else ''}, about "
+            "text": f"{human_bytes(text.num_bytes)} in {text.num_documents:,} "
+            f"{'documents' if text.num_documents > 1 else 'document'}, about "
             f"{self.train_tokens:,} tokens; {human_bytes(text.valid_bytes)} to validate on",
             "model": f"{config.num_layers} layers, d_model {config.d_model}, {config.num_heads} heads, context "
             f"{config.context_length}, vocabulary {config.vocab_size:,}: {parameters:,} parameters",
             "training": f"{'' if self.seconds else 'about '}{seconds / 60:.3g} minutes, about {tokens:,.0f} tokens, "
             f"that is {tokens / self.train_tokens:.2g} times the text; {self.tokens_per_step:,} tokens per step",
             "needs": f"about {human_bytes(training_memory(config, micro))} of memory and "
-            f"{human_bytes(4 * parameters * 8)} of disk",
+            f"{human_bytes(self.disk_bytes)} of disk",
         }
         return [f"  {key:<9} {value}" for key, value in rows.items()] + [f"  {'because':<9} {r}" for r in self.reasons]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes for the model, two checkpoints with optimizer state, and one being written."""
+        return 40 * count_parameters(self.config)
 
     def expected_tokens(self, train_tokens: int) -> float:
         """Tokens of the whole run, for a training text of `train_tokens`."""

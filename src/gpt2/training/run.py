@@ -16,7 +16,7 @@ from gpt2.data.loader import BatchLoader
 from gpt2.device import examine
 from gpt2.errors import CheckpointError, StoppedError
 from gpt2.evaluation.bits_per_byte import Score
-from gpt2.files import atomic_write
+from gpt2.files import atomic_write, require_free_space
 from gpt2.model import GPT2
 from gpt2.settings import TrainSettings
 from gpt2.tokenizer import Tokenizer
@@ -88,6 +88,7 @@ def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:
     say("\n".join([f"Plan for {folder.path}", *plan.lines(), *(f"  {'note':<9} {note}" for note in corpus.notes)]))
     if settings.run.plan:
         return None
+    require_free_space(folder.path, plan.disk_bytes, "the model and its checkpoints")
     tokenizer = inputs.obtain_tokenizer(settings, corpus, plan.config.vocab_size, base[1] if base else None)
     prepared = prepare_corpus(corpus, tokenizer, progress=progress)
     settings, config = resolve(plan, tokenizer.vocab_size, tokenizer.eos_token_id, base is None)
