@@ -24,8 +24,9 @@ demo: $(VENV)/.installed ## train a GPT-2 on the bundled stories in about three 
 	$(BIN)/gpt2 train $(DEMO) --out models/demo --overwrite
 	@echo "(gpt2 lives in the environment: write $(BIN)/gpt2, or first run: . $(BIN)/activate)"
 
+# One thread each: the models are tiny, and the workers share the cores.
 test: $(VENV)/.installed-dev ## run every test
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
 
 lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(BIN)/ruff check .
