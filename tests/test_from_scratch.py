@@ -25,9 +25,9 @@ KERNELS = (
         "bilinear", "scaled_dot_product_attention", "cross_entropy_loss", "nll_loss", "multi_head_attention_forward",
     )),
     *(f"torch.Tensor.{name}" for name in ("softmax", "log_softmax", "relu", "relu_")),
-    "torch.special.softmax", "torch.special.log_softmax",
+    "torch.special.softmax", "torch.special.log_softmax", "torch.ops",
 )  # fmt: skip
-NOWHERE = ("torch._C", "torch.ops", "torch.optim")
+NOWHERE = ("torch._C", "torch.optim")
 METHODS = {"softmax", "log_softmax", "relu", "relu_"}
 
 # Reading what these read runs code of whoever wrote it.
@@ -216,7 +216,7 @@ def test_the_fused_kernels_are_free_in_functional_only(tmp_path: Path, code: str
 
 
 def test_files_beside_the_fused_kernels_have_kernels_but_not_functional(tmp_path: Path) -> None:
-    code = "import torch\ntorch.softmax(x, -1)\nx.softmax(-1)\n"
+    code = "import torch\ntorch.softmax(x, -1)\nx.softmax(-1)\ntorch.ops.aten._softmax_backward_data(g, y)\n"
     assert ready_made_parts(_file(tmp_path, "model/ops/cpu.py", code)) == []
     assert ready_made_parts(_file(tmp_path, "model/ops/cpu.py", f"{code}torch.nn.functional.softmax(x, -1)")) != []
 
