@@ -15,6 +15,7 @@ from gpt2.errors import UserError
 from gpt2.evaluation.bits_per_byte import Score
 from gpt2.model import GPT2
 from gpt2.report import read_metrics
+from gpt2.training.averaging import WeightAverage
 from gpt2.training.step_plan import StepPlan
 from gpt2.training.trainer import StepResult, Trainer
 
@@ -96,7 +97,8 @@ class Validation:
 
     Args:
         folder: the run.
-        model: the model; its weights are saved when they are the best so far.
+        model: the model; its averaged weights are validated, and saved when they are the best so far.
+        average: the average of its weights.
         validate: gives the score of the model now.
         sample: gives a sample of its text.
         metrics: for the records.
@@ -111,6 +113,7 @@ class Validation:
         self,
         folder: RunFolder,
         model: GPT2,
+        average: WeightAverage,
         validate: Callable[[], Score],
         sample: Callable[[], str],
         metrics: Metrics,
@@ -121,7 +124,7 @@ class Validation:
         patience: int | None,
         extra: dict[str, Any],
     ) -> None:
-        self.folder, self.model, self.validate, self.sample = folder, model, validate, sample
+        self.folder, self.model, self.average, self.validate, self.sample = folder, model, average, validate, sample
         self.metrics, self.say, self.evals = metrics, say, evals
         self.save_every, self.patience, self.extra = save_every, patience, extra
         self.state: dict[str, Any] = {"done": 0, "best_loss": None, "best_step": None, "worse": 0}
@@ -130,13 +133,15 @@ class Validation:
     def __call__(self, trainer: Trainer, result: StepResult) -> None:
         """Do what is due after this step."""
         step, plan = trainer.state.step, trainer.plan
+        self.average.update(trainer.progress)
         if not plan.is_calibrated and step >= _STEPS_TO_CALIBRATE:
             self._replan(trainer, plan)
         elif not plan.is_calibrated and step == 1:
             self._anchor = (step, trainer.elapsed)  # the first step warms up and does not count
         if trainer.progress >= (self.state["done"] + 1) / self.evals - 1e-9:
             self.state["done"] = int(trainer.progress * self.evals + 1e-9)
-            self._validate(trainer)
+            with self.average.applied():
+                self._validate(trainer)
             self._replan(trainer, plan)
             if self.save_every is None:
                 self._try(lambda: self.save(trainer))
@@ -149,7 +154,11 @@ class Validation:
         save_checkpoint(
             self.folder.checkpoints,
             trainer.state.step,
-            {"model": dict(self.model.state_dict()), "optimizer": trainer.optimizer.state_dict()},
+            {
+                "model": dict(self.model.state_dict()),
+                "average": self.average.state_dict(),
+                "optimizer": trainer.optimizer.state_dict(),
+            },
             {**trainer.state_dict(), "validation": self.state, **self.extra},
         )
         prune_checkpoints(self.folder.checkpoints)

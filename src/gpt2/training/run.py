@@ -21,6 +21,7 @@ from gpt2.model import GPT2
 from gpt2.settings import TrainSettings
 from gpt2.tokenizer import Tokenizer
 from gpt2.training import inputs
+from gpt2.training.averaging import WeightAverage
 from gpt2.training.compiling import compile_if
 from gpt2.training.finish import finish, sample_text, validate
 from gpt2.training.hooks import Metrics, Progress, Signals, Validation
@@ -125,6 +126,7 @@ class _Run:
         recipe = RECIPES[choices.optimizer]
         self.optimizer = build_optimizer(model, choices.optimizer, choices.lr or recipe.lr, choices.weight_decay or 0.0)
         tokens_per_step = (choices.batch_size or 1) * model.config.context_length
+        self.average = WeightAverage(dict(model.named_parameters()))
         self.loader = BatchLoader(prepared.train, tokens_per_step, model.config.context_length, settings.run.seed)
         total = count_steps(settings, tokens_per_step, prepared.train.num_tokens)
         self.trainer = Trainer(
@@ -187,6 +189,7 @@ class _Run:
         return Validation(
             self.folder,
             self.model,
+            self.average,
             partial(validate, self.model, shards, chosen, self.tokenizer.eos_token_id),
             partial(sample_text, self.model, self.tokenizer, run.prompt, run.seed),
             metrics,
@@ -213,6 +216,7 @@ class _Run:
                     f"--from {self.folder.path}"
                 )
         self.model.load_state_dict(checkpoint.tensors("model"))
+        self.average.load_state_dict(checkpoint.tensors("average"))
         self.optimizer.load_state_dict(checkpoint.tensors("optimizer"))
         self.trainer.load_state_dict(checkpoint.state)
         self.say(f"  {'resumed':<9} at step {checkpoint.step:,} from {checkpoint.path}")
