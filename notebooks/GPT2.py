@@ -1073,8 +1073,8 @@ def validation_loss() -> float:
 
 
 # %% [markdown]
-# A practical matter. PyTorch spreads its work over all CPU cores. If other programs keep them busy, the threads wait for
-# each other, and one thread alone can be much faster. So we measure, and keep what is better.
+# A practical matter. PyTorch spreads its work over all CPU cores. If other programs keep them busy, the threads wait
+# for each other, and one thread alone can be much faster. So we measure, and keep what is better.
 
 
 # %%
@@ -1211,8 +1211,9 @@ same("bits per byte", torch.tensor(bits), their_bits, tolerance=1e-2 if gpu else
 # %% [markdown]
 # Now look inside: the attention patterns of the trained model on one sentence. We walk through the blocks by hand, as
 # the forward pass does, and keep each pattern. A row is a token that looks (read "from"), a column is a token that is
-# looked at ("to"); yellow stands for a weight of one half or more. The upper right triangle is the causal mask. Typical finds: a diagonal just below the main one (a
-# head that looks at the previous token), and a bright first column, where heads rest that find nothing to collect.
+# looked at ("to"); yellow stands for a weight of one half or more. The upper right triangle is the causal mask.
+# Typical finds: a diagonal just below the main one (a head that looks at the previous token), and a bright first
+# column, where heads rest that find nothing to collect.
 
 # %%
 sentence = "Once upon a time, there was a little dog. The dog"
