@@ -1,5 +1,6 @@
 """Fixtures: tiny models with large, distinctive weights, and the development data if it is there."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(1 if torch.get_num_threads() < 4 else 2)
+    torch.set_num_threads(1)
+    # A background job of a shell ignores Ctrl-C, and so would the children that tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

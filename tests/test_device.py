@@ -26,6 +26,20 @@ def test_examination_gives_choices_with_reasons(dtype: str) -> None:
     assert any("threads" in reason for reason in machine.reasons)
 
 
+def test_threads_are_chosen_by_measuring_and_may_be_given() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert examine("cpu", "float32", threads=1).threads == 1
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        machine = examine("cpu", "float32")
+        assert machine.threads == torch.get_num_threads()
+        assert machine.threads in (1, 2)
+        assert any("times as fast as" in reason for reason in machine.reasons)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_speed_of_a_type_that_the_device_lacks_is_zero() -> None:
     assert matmul_speed(torch.device("cpu"), torch.uint16, 0.01) == 0
 

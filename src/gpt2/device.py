@@ -1,6 +1,7 @@
 """The machine: which device, which number type, how fast. Decided by looking and measuring, not by tables."""
 
 import os
+import statistics
 import time
 from dataclasses import dataclass, field
 
@@ -43,19 +44,21 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def examine(device: str = "auto", dtype: str = "auto") -> Machine:
-    """Choose device and number type; takes about a third of a second.
+def examine(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> Machine:
+    """Choose device, threads and number type; takes about half a second.
 
     Args:
         device: "auto" or a device's name.
         dtype: "float32", "bfloat16", or "auto": bfloat16 if its matrix products are measured to be at
             least a quarter faster here.
+        threads: of the CPU; None: PyTorch's own choice, or one if that is measured to be faster.
+            PyTorch then uses so many in this process.
     """
     chosen = resolve_device(device)
     why = "asked for" if device != "auto" else _device_reason(chosen)
     reasons = [f"device {chosen}: {why}"]
     if chosen.type == "cpu":
-        reasons.append(f"{torch.get_num_threads()} threads: PyTorch's own choice for this machine")
+        reasons.append(_set_threads(threads))
     if dtype != "auto":
         flops = matmul_speed(chosen, _DTYPES[dtype])
         reasons.append(f"{dtype}: asked for")
@@ -67,6 +70,44 @@ def examine(device: str = "auto", dtype: str = "auto") -> Machine:
     reasons.append(f"{first}: matrix products run at {speeds[first]} GFLOP/s here, in {second} at {speeds[second]}")
     best = torch.bfloat16 if pays else torch.float32
     return Machine(chosen, best, torch.get_num_threads(), half if pays else full, reasons)
+
+
+def _set_threads(threads: int | None) -> str:
+    """Set the number of threads and give the reason.
+
+    Threads wait for each other at every operation: when other programs are busy, two can be several
+    times slower than one.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+        return f"{_count(threads)}: asked for"
+    own = torch.get_num_threads()
+    if own == 1:
+        return "1 thread: PyTorch's own choice for this machine"
+    together = _seconds_of_small_work()
+    torch.set_num_threads(1)
+    alone = _seconds_of_small_work()
+    if alone < 0.95 * together:
+        return f"1 thread: measured {together / alone:.1f} times as fast as {own}; the machine is busy with other work"
+    torch.set_num_threads(own)
+    return f"{_count(own)}: measured {alone / together:.1f} times as fast as one"
+
+
+def _count(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def _seconds_of_small_work() -> float:
+    """Time of operations of the size that a small model's training has, the median of several."""
+    x, up, down = torch.randn(2048, 128), torch.randn(128, 512), torch.randn(512, 128)
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        for _ in range(4):
+            x = torch.tanh((x @ up) * 0.01) @ down
+            x = (x - x.mean(-1, keepdim=True)) / x.std()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.12) -> float:

@@ -102,6 +102,8 @@ class RunSettings:
     """auto, cpu, cuda, cuda:1 or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the activations; auto: bfloat16 where it is measured to be faster."""
+    threads: int | None = None
+    """CPU threads; none: PyTorch's choice, or one where that is measured to be faster."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto: only where it is known to pay."""
     kernels: Literal["fused", "reference"] = "fused"
@@ -152,7 +154,7 @@ class TrainSettings:
             **given, "batch_size": self.optimization.batch_size, "lr": self.optimization.lr,
             "patience": self.optimization.patience, "grad_clip": self.optimization.grad_clip,
             "save_every": self.run.save_every, "evals": self.run.evals,
-            "micro_batch_tokens": self.run.micro_batch_tokens,
+            "micro_batch_tokens": self.run.micro_batch_tokens, "threads": self.run.threads,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and not value > 0:

@@ -9,17 +9,10 @@ import torch
 from gpt2 import GPT2, GPT2Config
 from gpt2.device import Machine
 from gpt2.errors import ConfigError
+from gpt2.model.flops import count_parameters
 from gpt2.settings import TrainSettings
-from gpt2.training.plan import (
-    Plan,
-    TextFigures,
-    check_context,
-    choose_micro_batches,
-    count_parameters,
-    count_steps,
-    make_plan,
-    resolve,
-)
+from gpt2.training.choices import TextFigures, choose_micro_batches
+from gpt2.training.plan import Plan, check_context, count_steps, make_plan, resolve
 
 LAPTOP = Machine(torch.device("cpu"), torch.bfloat16, 2, 3e11)
 SERVER = Machine(torch.device("cuda"), torch.bfloat16, 8, 6e14)
@@ -60,7 +53,8 @@ def test_what_is_given_stays() -> None:
     plan = plan_for(10**6, 100, steps=11, dropout=0.3, **given)
     config = plan.config
     assert (config.d_model, config.num_heads, config.num_layers, config.context_length) == (96, 3, 5, 48)
-    assert (config.dropout, config.vocab_size, plan.tokens_per_step, plan.steps) == (0.3, 832, 7 * 48, 11)
+    assert (config.dropout, plan.vocab_size, config.vocab_size) == (0.3, 777, 832)
+    assert (plan.tokens_per_step, plan.steps) == (7 * 48, 11)
     assert resolve(plan, 777, 0, True)[0].flat()["vocab_size"] == 777
 
 

@@ -22,12 +22,13 @@ from gpt2.settings import TrainSettings
 from gpt2.tokenizer import Tokenizer
 from gpt2.training import inputs
 from gpt2.training.averaging import WeightAverage
+from gpt2.training.choices import TextFigures
 from gpt2.training.compiling import compile_if
 from gpt2.training.finish import finish, sample_text, validate
 from gpt2.training.hooks import Metrics, Progress, Signals, Validation
 from gpt2.training.loss import LanguageModelLoss
 from gpt2.training.optimizers import RECIPES, build_optimizer
-from gpt2.training.plan import Plan, TextFigures, check_context, count_steps, make_plan, resolve
+from gpt2.training.plan import Plan, check_context, count_steps, make_plan, resolve
 from gpt2.training.schedule import learning_rate_factor
 from gpt2.training.step_plan import StepPlan
 from gpt2.training.trainer import Trainer
@@ -81,7 +82,7 @@ def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:
     folder = RunFolder(settings.run.out or inputs.default_out(settings))
     if not settings.run.plan and not settings.run.resume:
         folder.refuse_if_taken(settings.run.overwrite)
-    machine = examine(settings.run.device, settings.run.dtype)
+    machine = examine(settings.run.device, settings.run.dtype, settings.run.threads)
     corpus = inputs.survey_text(settings, progress)
     base = load(settings.run.from_model) if settings.run.from_model else None
     figures = TextFigures(corpus.num_bytes, corpus.num_documents, corpus.num_valid_bytes)
@@ -90,7 +91,7 @@ def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:
     if settings.run.plan:
         return None
     require_free_space(folder.path, plan.disk_bytes, "the model and its checkpoints")
-    tokenizer = inputs.obtain_tokenizer(settings, corpus, plan.config.vocab_size, base[1] if base else None)
+    tokenizer = inputs.obtain_tokenizer(settings, corpus, plan.vocab_size, base[1] if base else None)
     prepared = prepare_corpus(corpus, tokenizer, progress=progress)
     settings, config = resolve(plan, tokenizer.vocab_size, tokenizer.eos_token_id, base is None)
     check_context(config, prepared.train.num_tokens)
