@@ -9,6 +9,7 @@ from gpt2.device import Machine, free_memory
 from gpt2.files import human_bytes
 from gpt2.model.flops import count_parameters, flops_per_token, training_memory
 from gpt2.settings import TrainSettings
+from gpt2.training.optimizers import RECIPES
 
 # Shapes to choose from: layers, width, heads. Heads of 32 to 64 dimensions.
 _LADDER = [
@@ -27,6 +28,9 @@ _TOKENS_PER_PARAMETER = 3.0
 
 # A text can be read about this often before the model learns it by heart.
 _USEFUL_EPOCHS = 10
+
+# From here on a text counts as read many times.
+_MANY_PASSES = 3
 
 # Tokens per optimizer step in a run of 4 million tokens.
 _TOKENS_PER_STEP = 4096
@@ -173,6 +177,18 @@ def choose_tokens_per_step(
         f"{sequences} sequences ({tokens:,} tokens) per step: suits a run of about {total / 1e6:,.1f} M tokens"
     )
     return tokens
+
+
+def choose_weight_decay(settings: TrainSettings, passes: float, reasons: list[str]) -> float:
+    """More for a text that is read several times: the model learns it by heart otherwise."""
+    chosen = settings.optimization
+    if chosen.weight_decay is not None:
+        return chosen.weight_decay
+    usual = RECIPES[chosen.optimizer].weight_decay
+    if passes < _MANY_PASSES or chosen.optimizer != "muon":
+        return usual
+    reasons.append(f"weight decay of {2 * usual:g} instead of {usual:g}: the text is read {passes:.1f} times")
+    return 2 * usual
 
 
 def choose_micro_batches(tokens_per_step: int, config: GPT2Config, machine: Machine, wanted: int | None) -> int:

@@ -18,6 +18,7 @@ from gpt2.training.choices import (
     choose_seconds,
     choose_tokens_per_step,
     choose_vocab_size,
+    choose_weight_decay,
     estimated_bytes_per_token,
     estimated_tokens_per_second,
     padded,
@@ -44,6 +45,7 @@ class Plan:
     seconds: float | None
     tokens_per_second: float
     """Training speed to expect, estimated."""
+    weight_decay: float
     reasons: list[str]
     """Each choice that was made, and why."""
 
@@ -132,8 +134,21 @@ def make_plan(settings: TrainSettings, text: TextFigures, machine: Machine, base
     tokens_per_step = choose_tokens_per_step(settings, config, train_tokens, machine, seconds, reasons)
     speed = estimated_tokens_per_second(config, machine)
     steps = count_steps(settings, tokens_per_step, train_tokens)
+    tokens = steps * tokens_per_step if steps else (seconds or 0.0) * speed
+    decay = choose_weight_decay(settings, tokens / train_tokens, reasons)
     return Plan(
-        settings, vocab_size, config, machine, text, tokens_per_step, train_tokens, steps, seconds, speed, reasons
+        settings,
+        vocab_size,
+        config,
+        machine,
+        text,
+        tokens_per_step,
+        train_tokens,
+        steps,
+        seconds,
+        speed,
+        decay,
+        reasons,
     )
 
 
@@ -172,7 +187,7 @@ def resolve(plan: Plan, vocab_size: int, eos_token_id: int, new_model: bool) -> 
         batch_size=plan.tokens_per_step // config.context_length,
         minutes=None if plan.seconds is None else plan.seconds / 60,
         lr=choices.lr or recipe.lr * (1.0 if new_model else FINE_TUNING_SHARE),
-        weight_decay=recipe.weight_decay if choices.weight_decay is None else choices.weight_decay,
+        weight_decay=plan.weight_decay,
         decay=choices.decay or recipe.decay,
         grad_clip=choices.grad_clip or recipe.grad_clip,
         device=str(machine.device),
