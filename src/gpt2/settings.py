@@ -163,8 +163,8 @@ class TrainSettings:
             value = getattr(self.optimization, name)
             if value is not None and not 0 <= value < 1:
                 raise ConfigError(f"{name} must lie in [0, 1), got {value}")
-        if self.run.resume and (self.run.overwrite or self.run.from_model):
-            raise ConfigError("resume continues a run; it does not go with overwrite or from_model")
+        if self.run.resume and self.run.overwrite:
+            raise ConfigError("resume continues a run; it does not go with overwrite")
 
     @classmethod
     def make(cls, **flat: Any) -> Self:

@@ -151,6 +151,33 @@ def test_fine_tuning_keeps_the_tokenizer_and_improves_on_its_text(text: Path, tm
         train([other], out=tmp_path / "no", from_model=tmp_path / "base", d_model=64, progress=False)
 
 
+def test_fine_tuning_takes_its_dropout_and_kernels_and_resumes_bit_for_bit(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train([text], out=tmp_path / "base", steps=4, **TINY)
+    options = {"dropout": 0.3, "kernels": "reference", "progress": False, "dtype": "float32", "steps": 8, "evals": 4}
+    options |= {"from_model": tmp_path / "base", "batch_size": 4}
+    whole = train([text], out=tmp_path / "whole", **options)
+    assert whole is not None
+    assert (whole.model.config.dropout, whole.model.transformer.drop.p) == (0.3, 0.3)
+    assert whole.model.kernels.name == "reference"
+    original = Validation.__call__
+
+    def break_off(self: Validation, trainer: Any, result: Any) -> None:
+        original(self, trainer, result)
+        if trainer.state.step == 5:
+            raise RuntimeError("the power went off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "__call__", break_off)
+        with pytest.raises(RuntimeError, match="power"):
+            train([text], out=tmp_path / "broken", **options)
+    train(resume=tmp_path / "broken", progress=False)
+    assert weights_hash(tmp_path / "whole") == weights_hash(tmp_path / "broken")
+    with pytest.raises(ConfigError, match="drop --from"):
+        train(resume=tmp_path / "broken", from_model=tmp_path / "base")
+
+
 def test_time_budget_is_kept_and_the_schedule_ends_at_zero(text: Path, tmp_path: Path) -> None:
     run = train([text], out=tmp_path / "run", minutes=0.15, evals=5, **TINY)
     assert run is not None

@@ -101,7 +101,6 @@ class _Window:
         full = [row for row, ids in enumerate(self.history) if len(ids) - self.starts[row] > limit]
         for row in full:
             self.starts[row] = len(self.history[row]) - max(1, limit // 2)
-        # Left padding takes room too: the widest row may be one that has just become shorter.
         return bool(full)
 
     def _encode(self) -> Tensor:

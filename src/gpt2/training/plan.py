@@ -183,6 +183,8 @@ def resolve(plan: Plan, vocab_size: int, eos_token_id: int, new_model: bool) -> 
         **shape,
         text=[str(Path(source).absolute()) for source in settings.data.text],
         valid=[str(Path(source).absolute()) for source in settings.data.valid],
+        from_model=_absolute(settings.run.from_model),
+        tokenizer=_absolute(settings.data.tokenizer),
         vocab_size=vocab_size if new_model else plan.config.vocab_size,
         batch_size=plan.tokens_per_step // config.context_length,
         minutes=None if plan.seconds is None else plan.seconds / 60,
@@ -195,3 +197,8 @@ def resolve(plan: Plan, vocab_size: int, eos_token_id: int, new_model: bool) -> 
         threads=machine.threads,
         micro_batch_tokens=math.ceil(plan.tokens_per_step / plan.micro_batches),
     ), config
+
+
+def _absolute(source: str | None) -> str | None:
+    """A path that holds from anywhere; a name such as hf:owner/model stays as it is."""
+    return str(Path(source).absolute()) if source is not None and Path(source).exists() else source

@@ -91,22 +91,24 @@ def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:
     if settings.run.plan:
         return None
     require_free_space(folder.path, plan.disk_bytes, "the model and its checkpoints")
-    tokenizer = inputs.obtain_tokenizer(settings, corpus, plan.vocab_size, base[1] if base else None)
+    if settings.run.resume:
+        tokenizer = Tokenizer.load(folder.path)
+    else:
+        tokenizer = inputs.obtain_tokenizer(settings, corpus, plan.vocab_size, base[1] if base else None)
     prepared = prepare_corpus(corpus, tokenizer, progress=progress)
     settings, config = resolve(plan, tokenizer.vocab_size, tokenizer.eos_token_id, base is None)
     check_context(config, prepared.train.num_tokens)
-    if settings.run.resume:
-        tokenizer = _same_tokenizer(folder, tokenizer)
-    else:
+    if not settings.run.resume:
         folder.claim(settings.run.overwrite)
         tokenizer.save_pretrained(folder.path, model_max_length=config.context_length)
         with atomic_write(folder.config) as file:
             file.write(
                 settings.changed(out=str(folder.path)).to_toml("gpt2 train --config THIS_FILE makes this run again.")
             )
-    model = base[0] if base else GPT2(config, settings.run.kernels, torch.Generator().manual_seed(settings.run.seed))
-    model.config = config
-    model.generation_defaults = model.generation_defaults or {"temperature": 0.8}
+    model = GPT2(config, settings.run.kernels, torch.Generator().manual_seed(settings.run.seed))
+    if base:
+        model.load_state_dict(base[0].state_dict())
+    model.generation_defaults = (base[0].generation_defaults if base else {}) or {"temperature": 0.8}
     return _Run(settings, plan, folder, model.to(machine.device), tokenizer, prepared, say, progress).go()
 
 
@@ -230,17 +232,6 @@ class _Run:
         validation.save(self.trainer)
         if validation.state["best_step"] is None:
             self.model.save_pretrained(self.folder.path)
-
-
-def _same_tokenizer(folder: RunFolder, made: Tokenizer) -> Tokenizer:
-    """The run's own tokenizer; the one made again from the text shows whether the text is still the same."""
-    stored = Tokenizer.load(folder.path)
-    if stored.fingerprint != made.fingerprint:
-        raise CheckpointError(
-            f"the text changed since {folder.path} was begun: it now gives another tokenizer "
-            f"({made.fingerprint[:16]} instead of {stored.fingerprint[:16]}); restore the old text, or use --from"
-        )
-    return stored
 
 
 class _deterministic:
