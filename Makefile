@@ -11,6 +11,7 @@ TORCH ?=
 DEMO ?= --preset demo
 WORKERS ?= auto
 TESTS ?=
+ROWS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
@@ -33,9 +34,8 @@ lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/.installed-dev ## run the benchmarks in benchmarks/
-	@ls benchmarks/bench_*.py >/dev/null 2>&1 || echo "This version has no benchmarks yet."
-	@for file in benchmarks/bench_*.py; do test ! -e "$$file" || $(BIN)/python "$$file" || exit 1; done
+bench: $(VENV)/.installed-dev ## measure against the field's tools (ROWS="training-* decoding-*"; minutes per row)
+	$(BIN)/gpt2 bench $(ROWS)
 
 notebook: $(VENV)/.installed-dev ## write and execute GPT2.ipynb from notebooks/GPT2.py
 	$(BIN)/python notebooks/build.py

@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "evaluate": "loss, perplexity and bits per byte of a model on text",
     "data": "fetch, examine and tokenise text",
+    "bench": "measure speed against other tools",
 }
 
 # Full disk or quota, no permission, read-only: for the user to mend, not a fault of the program.

@@ -1,0 +1,1 @@
+"""The field's tools, each behind the few calls that a row needs."""

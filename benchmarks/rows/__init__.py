@@ -1,0 +1,1 @@
+"""One file per kind of measurement; each gives `Row`s by name."""
