@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -31,6 +32,20 @@ _HF_FIXED: dict[str, tuple[Any, ...]] = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
+    "position_embedding_type": ("absolute",),
+    "is_encoder_decoder": (False,),
+}
+
+# Keys that say, when they have a value, that the weights belong to something else.
+_HF_FOREIGN = {
+    "rope_theta": "rotary positions",
+    "rope_scaling": "rotary positions",
+    "rope_parameters": "rotary positions",
+    "rotary_dim": "rotary positions",
+    "rotary_pct": "rotary positions",
+    "alibi": "ALiBi positions",
+    "num_key_value_heads": "grouped keys and values",
+    "quantization_config": "quantised weights",
 }
 
 # Bounds that keep a hostile config.json from asking for absurd memory.
@@ -136,16 +151,22 @@ class GPT2Config:
                 raise ConfigError(
                     f"this is not a GPT-2: its configuration has {key} = {config[key]!r}, GPT-2 has {allowed[0]!r}"
                 )
+        for key, meaning in _HF_FOREIGN.items():
+            if config.get(key):
+                raise ConfigError(
+                    f"this is not a GPT-2: its configuration has {key} = {config[key]!r}, that is {meaning}"
+                )
         missing = [theirs for theirs in _HF_NAMES.values() if theirs not in config]
         if missing:
             raise ConfigError(f"the configuration lacks {', '.join(missing)}; is this a GPT-2's config.json?")
         shape = {ours: config[theirs] for ours, theirs in _HF_NAMES.items()}
-        inner = config.get("n_inner")
-        if inner is not None and inner != 4 * shape["d_model"]:
-            raise ConfigError(f"this is not a GPT-2: n_inner is {inner}, GPT-2 has 4 x n_embd = {4 * shape['d_model']}")
         # Presence of the key decides: `null` means "no such token", absence means GPT-2's own default.
         eos = config.get("eos_token_id", 50256 if shape["vocab_size"] == 50257 else None)
-        return cls(**shape, dropout=config.get("resid_pdrop", 0.1), eos_token_id=eos)
+        made = cls(**shape, dropout=_one_dropout(config), eos_token_id=eos)
+        inner = config.get("n_inner")
+        if inner is not None and inner != 4 * made.d_model:
+            raise ConfigError(f"this is not a GPT-2: n_inner is {inner}, GPT-2 has 4 x n_embd = {4 * made.d_model}")
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """The fields under our own names."""
@@ -193,6 +214,19 @@ def flatten_toml(table: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"the setting {name!r} stands twice")
             flat[name] = setting
     return flat
+
+
+def _one_dropout(config: Mapping[str, Any]) -> Any:
+    """Hugging Face has three; ours is that of the branches. It only matters for further training."""
+    three = {key: config.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    taken = three["resid_pdrop"]
+    if any(value != taken for value in three.values()):
+        warnings.warn(
+            f"the configuration has unequal dropouts ({', '.join(f'{k} {v}' for k, v in three.items())}); "
+            f"{taken} is taken for all three, which matters only if the model is trained further",
+            stacklevel=4,
+        )
+    return taken
 
 
 def _preset_folder() -> Any:

@@ -37,7 +37,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(default_mode())
         temporary.replace(path)
     except OSError as error:
         _remove(temporary)
@@ -91,10 +91,11 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def _umask() -> int:
+def default_mode() -> int:
+    """Permissions of a new file, as the user's umask has them; temporary files are made for the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
 
 
 def _remove(path: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"gpt2: error: no command {name!r}.{nearest(name, COMMANDS)}\n{_USAGE}", file=sys.stderr)
         return 2
+    warnings.formatwarning = _one_line
     try:
         return import_module(f"gpt2.cli.{name}").main(rest)
     except GPT2Error as error:
@@ -55,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gpt2: stopped", file=sys.stderr)
         return 130
+
+
+def _one_line(message: Warning | str, *_: object) -> str:
+    return f"gpt2: warning: {message}\n"
 
 
 def _help() -> str:

@@ -17,6 +17,7 @@ from gpt2.model.kv_cache import KVCache, LayerCache
 from gpt2.model.layers import MLP, Dropout, Embedding, LayerNorm
 from gpt2.model.ops import Kernels, Tap, kernels, scope
 from gpt2.model.segments import Segments
+from gpt2.model.weight_files import read_weights
 
 
 class Block(nn.Module):
@@ -259,7 +260,7 @@ class GPT2(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, kernels: str | Kernels = "fused") -> Self:
-        """Read a folder with config.json and model.safetensors, ours or any Hugging Face GPT-2's.
+        """Read a folder with config.json and weights (safetensors or .bin), ours or any Hugging Face GPT-2's.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not match the configuration.
@@ -268,7 +269,7 @@ class GPT2(nn.Module):
         config = pretrained.read_config(folder)
         with torch.device("meta"):
             model = cls(config, kernels)
-        pretrained.load_weights(model, pretrained.read_weights(folder))
+        pretrained.load_weights(model, read_weights(folder))
         model.generation_defaults = pretrained.read_generation_defaults(folder)
         return model.eval()
 

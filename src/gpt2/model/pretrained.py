@@ -3,26 +3,27 @@
 Names and layout of our parameters are Hugging Face's, so nothing is converted on the way.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2.config import GPT2Config
 from gpt2.errors import CheckpointError, nearest
-from gpt2.files import require_free_space, write_json
+from gpt2.files import default_mode, require_free_space, write_json
+from gpt2.model.weight_files import WEIGHTS, read_json
 
 if TYPE_CHECKING:
     from gpt2.model.gpt2 import GPT2
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
-WEIGHTS = "model.safetensors"
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def save(model: "GPT2", folder: str | Path) -> None:
@@ -49,6 +50,7 @@ def save_weights(state: dict[str, Tensor], path: Path) -> None:
             temporary,
             metadata={"format": "pt"},
         )
+        temporary.chmod(default_mode())  # safetensors writes for the owner alone
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
@@ -68,7 +70,7 @@ def read_config(folder: str | Path) -> GPT2Config:
         raise CheckpointError(f"no model folder at {folder}{_near(folder)}")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} is not a model folder: it has no {CONFIG}")
-    return GPT2Config.from_hf(_read_json(folder / CONFIG))
+    return GPT2Config.from_hf(read_json(folder / CONFIG))
 
 
 def read_generation_defaults(folder: str | Path) -> dict[str, Any]:
@@ -76,30 +78,12 @@ def read_generation_defaults(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / GENERATION_CONFIG
     if not path.is_file():
         return {}
-    stored = _read_json(path)
+    stored = read_json(path)
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     defaults = {name: stored[name] for name in names if stored.get(name) is not None}
     if defaults.get("top_k") == 0:  # Hugging Face's way to say "off"
         del defaults["top_k"]
     return defaults
-
-
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Tensors of `model.safetensors` under our names.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}; is the model complete?")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}); copy it again, or take an earlier checkpoint of the run"
-        ) from error
 
 
 def load_weights(model: "GPT2", state: dict[str, Tensor]) -> None:
@@ -109,7 +93,7 @@ def load_weights(model: "GPT2", state: dict[str, Tensor]) -> None:
     are understood.
 
     Raises:
-        CheckpointError: missing, unexpected or misshapen tensors, named.
+        CheckpointError: missing, unexpected, misshapen or quantised tensors, named.
     """
     state = _own_names(state)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -131,7 +115,13 @@ def load_weights(model: "GPT2", state: dict[str, Tensor]) -> None:
                 f"the weights do not match the configuration: {name} has the shape "
                 f"{tuple(state[name].shape)}, config.json asks for {shape}"
             )
-    model.load_state_dict(state, assign=True)
+        if state[name].dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{name} is stored as {str(state[name].dtype).removeprefix('torch.')}; quantised weights cannot be "
+                f"read, take the model in float32, float16 or bfloat16"
+            )
+    # In a .bin a tensor may be a transposed or expanded view of its memory.
+    model.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 
@@ -153,16 +143,6 @@ def _generation_config(model: "GPT2") -> dict[str, Any]:
 
 def _dtype_name(model: "GPT2") -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not a {type(value).__name__}")
-    return value
 
 
 def _some(names: list[str]) -> str:

@@ -8,7 +8,8 @@ from gpt2.evaluation.bits_per_byte import Score, score_documents
 from gpt2.generation.sampling import Sampling
 from gpt2.generation.text import generate_text
 from gpt2.model import GPT2
-from gpt2.model.pretrained import load_weights, read_weights
+from gpt2.model.pretrained import load_weights
+from gpt2.model.weight_files import read_weights
 from gpt2.report import draw_loss, text_curve, write_card
 from gpt2.settings import TrainSettings
 from gpt2.tokenizer import Tokenizer

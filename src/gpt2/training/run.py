@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gpt2.checkpoint.hub import is_hub_name, pinned
 from gpt2.checkpoint.load import load
 from gpt2.checkpoint.run_folder import RunFolder
 from gpt2.checkpoint.store import Checkpoint, require_checkpoint
@@ -84,6 +85,8 @@ def run(settings: TrainSettings, *, progress: bool = True) -> TrainedRun | None:
         folder.refuse_if_taken(settings.run.overwrite)
     machine = examine(settings.run.device, settings.run.dtype, settings.run.threads)
     corpus = inputs.survey_text(settings, progress)
+    if settings.run.from_model and is_hub_name(settings.run.from_model):
+        settings = settings.changed(from_model=pinned(settings.run.from_model))
     base = load(settings.run.from_model) if settings.run.from_model else None
     figures = TextFigures(corpus.num_bytes, corpus.num_documents, corpus.num_valid_bytes)
     plan = make_plan(settings, figures, machine, base[0].config if base else None)
