@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from gpt2 import GPT2, GPT2Config
 from gpt2.data.loader import BatchLoader
 from gpt2.errors import DataError
+from gpt2.model.ops import IGNORED
+from gpt2.training.loss import LanguageModelLoss
 
 
 class Tokens:
@@ -80,6 +83,21 @@ def test_parts_share_the_batch_fairly(parts: int) -> None:
         assert sorted(dealt) == pairs
         sizes = [share.ids.shape[1] for share in shares]
         assert max(sizes) - min(sizes) <= 10
+
+
+def test_parts_without_a_document_count_nothing() -> None:
+    batches = loader(tokens_per_step=10, lengths=[40, 40])  # one or two pieces of at most ten tokens
+    whole, shares = batches.batch(0), [batches.batch(0, part, 5) for part in range(5)]
+    full = [share for share in shares if share.targets[0, 0] != IGNORED]
+    assert sorted(i for share in full for i in share.ids[0].tolist()) == sorted(whole.ids[0].tolist())
+    assert {tuple(share.ids.shape) for share in shares[2:]} == {(1, 1)}
+    config = GPT2Config(vocab_size=64, context_length=10, d_model=8, num_layers=1, num_heads=1)
+    for kernels in ("fused", "reference"):
+        loss = LanguageModelLoss(GPT2(config, kernels))
+        total, _ = loss(shares[4])
+        total.backward()
+        assert total == 0
+        assert all(p.grad is None or not p.grad.any() for p in loss.parameters())
 
 
 def test_step_ten_million_needs_no_walk() -> None:

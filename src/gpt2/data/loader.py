@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt2.errors import DataError
+from gpt2.model.ops import IGNORED
 
 
 class TokenSource(Protocol):
@@ -65,13 +66,18 @@ class BatchLoader:
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Share `part` of `parts` of the batch at `step`; shares differ by less than one document."""
+        """Share `part` of `parts` of the batch at `step`; shares differ by less than one document.
+
+        Where there are fewer documents than parts, the last parts are one token that no loss counts.
+        """
         starts, lengths = self.pieces(step)
         order = np.argsort(-lengths, kind="stable")
         starts, lengths = starts[order], lengths[order]
         if parts > 1:
             mine = _deal(lengths, parts) == part
             starts, lengths = starts[mine], lengths[mine]
+            if not len(lengths):
+                return Batch(torch.tensor([[self._separator]]), torch.tensor([[IGNORED]]), [1])
         ids = self.source.gather(starts, lengths).astype(np.int64)
         targets = self._after(starts, lengths)
         return Batch(torch.from_numpy(ids)[None], torch.from_numpy(targets)[None], lengths.tolist())

@@ -1,9 +1,11 @@
 """Muon by hand: momentum whose every direction is made equally long."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+Tensors = dict[str, Tensor]
 
 # Quintic whose iteration drives every singular value into about [0.7, 1.2]; from Jordan et al., 2024.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -44,6 +46,9 @@ class Muon:
         weight_decay: pulls the weights to zero, in units of lr.
         steps: Newton-Schulz iterations.
         splits: name ending -> number of matrices side by side in one parameter.
+        shapes: name -> shape of the whole matrix, where `parameters` has only some of its rows.
+        deal: given the updates and what computes the directions of whole ones, gives the directions of all;
+            None: compute them here. Several processes divide the matrices among themselves by it.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class Muon:
         weight_decay: float = 0.0,
         steps: int = 5,
         splits: Mapping[str, int] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        deal: Callable[[Tensors, Callable[[Tensors], Tensors]], Tensors] | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.lr, self.momentum, self.weight_decay, self.newton_schulz_steps = (
@@ -63,6 +70,8 @@ class Muon:
             steps,
         )
         self.mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self._shapes = shapes or {name: p.shape for name, p in self.parameters.items()}
+        self._deal = deal
         splits = splits or {}
         self._parts = {
             name: next((count for ending, count in splits.items() if name.endswith(ending)), 1)
@@ -72,27 +81,36 @@ class Muon:
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
         """One update at the learning rate `lr * factor`; parameters without a gradient stay."""
-        lr = self.lr * factor
-        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = {}
+        lr, updates = self.lr * factor, {}
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            mean = self.mean[name]
-            mean.lerp_(parameter.grad, 1 - self.momentum)
-            update = parameter.grad.lerp(mean, self.momentum)  # Nesterov's look ahead
+            mean = self.mean[name].lerp_(parameter.grad, 1 - self.momentum)
+            updates[name] = parameter.grad.lerp(mean, self.momentum)  # Nesterov's look ahead
+        directions = self._directions(updates) if self._deal is None else self._deal(updates, self._directions)
+        for name, direction in directions.items():
+            parameter = self.parameters[name]
             if self.weight_decay:
                 parameter.mul_(1 - lr * self.weight_decay)
+            inputs, outputs = self._shapes[name]
+            size = lr * max(1.0, outputs / self._parts[name] / inputs) ** 0.5
+            parameter.add_(direction.to(parameter.dtype), alpha=-size)
+
+    def _directions(self, updates: Tensors) -> Tensors:
+        """Whole matrices, orthogonalised: all of one shape together."""
+        directions = {name: torch.empty_like(update, dtype=torch.bfloat16) for name, update in updates.items()}
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for name, update in updates.items():
             parts = self._parts[name]
-            for weight, part in zip(parameter.chunk(parts, dim=1), update.chunk(parts, dim=1), strict=True):
-                inputs, outputs = part.shape
-                if inputs > outputs:
-                    weight, part = weight.T, part.T
-                size = lr * max(1.0, outputs / inputs) ** 0.5
-                by_shape.setdefault(tuple(part.shape), []).append((weight, part, size))
+            for part, place in zip(update.chunk(parts, dim=1), directions[name].chunk(parts, dim=1), strict=True):
+                if part.shape[0] > part.shape[1]:
+                    part, place = part.T, place.T
+                by_shape.setdefault(tuple(part.shape), []).append((part, place))
         for alike in by_shape.values():
-            updates = orthogonalize(torch.stack([part for _, part, _ in alike]), self.newton_schulz_steps)
-            for (weight, _, size), update in zip(alike, updates, strict=True):
-                weight.add_(update.to(weight.dtype), alpha=-size)
+            found = orthogonalize(torch.stack([part for part, _ in alike]), self.newton_schulz_steps)
+            for (_, place), direction in zip(alike, found, strict=True):
+                place.copy_(direction)
+        return directions
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -75,17 +75,20 @@ class Together:
             part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> Together:
+def build_optimizer(
+    model: nn.Module | Mapping[str, Tensor], name: str, lr: float, weight_decay: float, **of_muon: Any
+) -> Together:
     """The optimizer called `name` for a GPT-2, its parameters told apart by name and shape.
 
     Args:
-        model: parameters under GPT-2's names.
+        model: or its parameters under GPT-2's names, or some rows of each.
         name: "muon": Muon for the blocks' matrices, AdamW for embeddings, norms and biases;
             "adamw": AdamW for all, with decay for matrices and embeddings only.
         lr: peak learning rate; Muon's recipe derives the other parts' rates from it.
         weight_decay: of the matrices.
+        **of_muon: what several processes need besides: `shapes` and `deal` of `Muon`.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model if isinstance(model, Mapping) else model.named_parameters())
     vectors = {name: p for name, p in parameters.items() if p.ndim < 2}
     tables = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." not in name}
     hidden = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." in name}
@@ -96,7 +99,7 @@ def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float)
         })  # fmt: skip
     betas, eps = (0.9, 0.95), 1e-10  # rows of rare tokens have tiny gradients: a larger eps would stall them
     return Together({
-        "hidden": Muon(hidden, lr, weight_decay=weight_decay, splits={"c_attn.weight": 3}),
+        "hidden": Muon(hidden, lr, weight_decay=weight_decay, splits={"c_attn.weight": 3}, **of_muon),
         "tables": AdamW(tables, lr * _EMBEDDING_SHARE, betas, eps),
         "vectors": AdamW(vectors, lr * _VECTOR_SHARE, betas, eps),
     })  # fmt: skip

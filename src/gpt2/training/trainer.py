@@ -11,6 +11,7 @@ from torch import nn
 from gpt2.data.loader import BatchLoader
 from gpt2.errors import DivergedError
 from gpt2.training.optimizers import Optimizer, gradient_norm
+from gpt2.training.parallel import Alone
 from gpt2.training.step_plan import StepPlan
 
 # Updates in a row that may be skipped for a loss or gradient that is not finite.
@@ -60,11 +61,12 @@ class Trainer:
         loader: gives the batch of any step.
         plan: how far the run has come.
         schedule: progress -> factor on the learning rate.
-        micro_batches: forward passes per step; the gradient is the same for any number.
+        micro_batches: forward passes per step and process; the gradient is the same for any number.
         device: where batches go.
         grad_clip: largest norm of the gradient; None: any.
         seed: of dropout, with step and micro-batch.
         hooks: called in order after each step.
+        parallel: how several processes train the module together; None: this one alone.
     """
 
     def __init__(
@@ -80,17 +82,13 @@ class Trainer:
         grad_clip: float | None = None,
         seed: int = 0,
         hooks: Sequence[Hook] = (),
+        parallel: Alone | None = None,
     ) -> None:
-        self.module, self.optimizer, self.loader, self.plan, self.schedule = (
-            module,
-            optimizer,
-            loader,
-            plan,
-            schedule,
-        )
+        self.parallel = parallel or Alone(module)
+        self.optimizer, self.loader, self.plan, self.schedule = optimizer, loader, plan, schedule
         self.micro_batches, self.device = micro_batches, torch.device(device)
         self.grad_clip, self.seed, self.hooks = grad_clip, seed, hooks
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters = list(self.parallel.parameters.values())
         self.state = TrainerState()
         self.stop_reason: str | None = None
         self.is_updating = False
@@ -101,7 +99,7 @@ class Trainer:
     def fit(self) -> None:
         """Train until the plan is done or a hook gives a reason to stop."""
         self._started, self._resumed_at = time.perf_counter(), self.state.seconds
-        self.module.train()
+        self.parallel.module.train()
         while self.progress < 1.0 and self.stop_reason is None:
             result = self.train_step()
             for hook in self.hooks:
@@ -110,16 +108,20 @@ class Trainer:
     def train_step(self) -> StepResult:
         """One optimizer step; skipped, and counted, if the loss or the gradient is not finite."""
         factor = self.schedule(self.progress)
-        tokens = self.loader.tokens_per_step
+        tokens, processes = self.loader.tokens_per_step, self.parallel.processes
         loss = torch.zeros((), device=self.device)
-        for part in range(self.micro_batches):
+        for number in range(self.micro_batches):
+            part, parts = number * processes.size + processes.rank, self.micro_batches * processes.size
             self._seed_dropout(part)
-            batch = self.loader.batch(self.state.step, part, self.micro_batches).to(self.device)
-            loss_sum, _ = self.module(batch)
-            (loss_sum / tokens).backward()
+            batch = self.loader.batch(self.state.step, part, parts).to(self.device)
+            with self.parallel.accumulation(last=number == self.micro_batches - 1):
+                loss_sum, _ = self.parallel.module(batch)
+                (loss_sum / (tokens / processes.size)).backward()  # the processes' gradients are averaged
             loss += loss_sum.detach() / tokens
-        norm = gradient_norm(self.parameters)
-        mean_loss, grad_norm = float(loss), float(norm)
+        self.parallel.collect_gradients()
+        mean_loss, grad_norm, self.state.seconds = self.parallel.agree(
+            loss, gradient_norm(self.parameters), self.elapsed
+        )
         if mean_loss - mean_loss == 0.0 == grad_norm - grad_norm:  # both finite
             self._clip(grad_norm)
             self.is_updating = True
@@ -127,11 +129,9 @@ class Trainer:
             self._nonfinite_in_a_row = 0
         else:
             self._skip(mean_loss, grad_norm)
-        for parameter in self.parameters:
-            parameter.grad = None
+        self.parallel.drop_gradients()
         self.state.step += 1
         self.state.tokens += tokens
-        self.state.seconds = self.elapsed
         self.is_updating = False
         return StepResult(mean_loss, grad_norm, factor, tokens)
 
@@ -148,7 +148,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the run that is done."""
-        return self.plan.progress(self.state.step, self.elapsed)
+        return self.plan.progress(self.state.step, self.state.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights and optimizer, as JSON values."""

@@ -1,0 +1,115 @@
+"""Muon's matrices dealt out to processes: each orthogonalises some of them for all.
+
+Newton-Schulz needs whole matrices, and doing all of them everywhere would be the same work once per
+process. So each matrix has an owner. With whole copies (DDP), the owners hand out what they
+found; with rows divided (FSDP2), each owner first collects its matrices' rows, and sends back to each
+process the rows that are its own. All travels in bfloat16, to which the iteration rounds anyway, so
+the result is the same as without dealing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gpt2.training.distributed import Processes
+
+Tensors = dict[str, Tensor]
+
+
+def owners(shapes: Mapping[str, Sequence[int]], size: int) -> dict[str, int]:
+    """Which of `size` processes does which matrix: the costliest first, each to the one with the least to do."""
+    cost = {name: rows * columns * min(rows, columns) for name, (rows, columns) in shapes.items()}
+    load, owner = [0] * size, {}
+    for name in sorted(cost, key=lambda name: -cost[name]):
+        owner[name] = place = load.index(min(load))
+        load[place] += cost[name]
+    return owner
+
+
+class DealWhole:
+    """For processes that each hold every whole update.
+
+    Args:
+        processes: who shares the work.
+        shapes: name -> shape of each matrix.
+    """
+
+    def __init__(self, processes: Processes, shapes: Mapping[str, Sequence[int]]) -> None:
+        self.processes, self.owner = processes, owners(shapes, processes.size)
+
+    def __call__(self, updates: Tensors, compute: Callable[[Tensors], Tensors]) -> Tensors:
+        """The directions of all updates, each computed by its owner."""
+        names = [[n for n in updates if self.owner[n] == rank] for rank in range(self.processes.size)]
+        found = compute({name: updates[name].bfloat16() for name in names[self.processes.rank]})
+        longest = max(sum(updates[name].numel() for name in mine) for mine in names)
+        anything = next(iter(updates.values()))
+        flat = torch.zeros(longest, dtype=torch.bfloat16, device=anything.device)
+        _write(flat, [found[name] for name in names[self.processes.rank]])
+        directions = {}
+        for mine, values in zip(names, self.processes.gather_tensors(flat), strict=True):
+            directions |= zip(mine, _read(values, [updates[name].shape for name in mine]), strict=True)
+        return directions
+
+
+class DealRows:
+    """For processes that each hold some rows of every update.
+
+    Args:
+        group: those who divide the rows.
+        shapes: name -> shape of each whole matrix.
+        rows: name -> how many rows each process of the group holds.
+    """
+
+    def __init__(self, group: Any, shapes: Mapping[str, Sequence[int]], rows: Mapping[str, Sequence[int]]) -> None:
+        self.group, self.rows = group, rows
+        self.place, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.owner = owners(shapes, self.size)
+
+    def __call__(self, updates: Tensors, compute: Callable[[Tensors], Tensors]) -> Tensors:
+        """This process's rows of all directions, each computed by its owner."""
+        names = [[n for n in updates if self.owner[n] == rank] for rank in range(self.size)]
+        mine, columns = names[self.place], {name: update.shape[1] for name, update in updates.items()}
+        theirs = [[(self.rows[name][rank], columns[name]) for name in mine] for rank in range(self.size)]
+        ours = [[(self.rows[name][self.place], columns[name]) for name in owned] for owned in names]
+        device = next(iter(updates.values())).device
+        pieces = self._exchange([[updates[name] for name in owned] for owned in names], theirs, device)
+        whole = compute({name: torch.cat([piece[i] for piece in pieces]) for i, name in enumerate(mine)})
+        split = [whole[name].split(list(self.rows[name])) for name in mine]
+        back = self._exchange([[parts[rank] for parts in split] for rank in range(self.size)], ours, device)
+        directions = {}
+        for owned, received in zip(names, back, strict=True):
+            directions |= zip(owned, received, strict=True)
+        return directions
+
+    def _exchange(
+        self, to: list[list[Tensor]], shapes: list[list[tuple[int, int]]], device: torch.device
+    ) -> list[list[Tensor]]:
+        """Send tensors to each process; get from each those of the `shapes` it sends."""
+        outgoing = [sum(t.numel() for t in tensors) for tensors in to]
+        incoming = [sum(a * b for a, b in wanted) for wanted in shapes]
+        send = torch.empty(sum(outgoing), dtype=torch.bfloat16, device=device)
+        _write(send, [t for tensors in to for t in tensors])
+        receive = torch.empty(sum(incoming), dtype=torch.bfloat16, device=device)
+        dist.all_to_all_single(receive, send, incoming, outgoing, group=self.group)
+        return [_read(part, wanted) for part, wanted in zip(receive.split(incoming), shapes, strict=True)]
+
+
+def _write(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Tensors end to end into `flat`."""
+    place = 0
+    for tensor in tensors:
+        flat[place : place + tensor.numel()].view(tensor.shape).copy_(tensor)
+        place += tensor.numel()
+
+
+def _read(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The tensors that lie end to end in `flat`."""
+    tensors, place = [], 0
+    for shape in shapes:
+        count = shape[0] * shape[1]
+        tensors.append(flat[place : place + count].view(*shape))
+        place += count
+    return tensors
