@@ -82,6 +82,9 @@ class OptimizationSettings:
     """Largest norm of the gradient; none: 1.0 for AdamW, off for Muon."""
     patience: int | None = None
     """Stop after this many validations without a better one."""
+    on_divergence: Literal["restore", "lower-rate", "stop"] = "restore"
+    """When the loss leaves the finite numbers or jumps up for good: go back to the last good checkpoint and pass over
+    the batches since, or go back and halve the learning rate, or stop."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class RunSettings:
     """Validations, each with a sample of text, spread over the run."""
     save_every: int | None = None
     """Steps between checkpoints; none: with each validation."""
+    keep_every: int | None = None
+    """Keep for good the first checkpoint in each stretch of so many steps; the last two and the best stay anyway."""
     prompt: str = ""
     """Beginning of the samples; empty: the model begins by itself."""
     plan: bool = False
@@ -153,7 +158,7 @@ class TrainSettings:
         positive = {
             **given, "batch_size": self.optimization.batch_size, "lr": self.optimization.lr,
             "patience": self.optimization.patience, "grad_clip": self.optimization.grad_clip,
-            "save_every": self.run.save_every, "evals": self.run.evals,
+            "save_every": self.run.save_every, "keep_every": self.run.keep_every, "evals": self.run.evals,
             "micro_batch_tokens": self.run.micro_batch_tokens, "threads": self.run.threads,
         }  # fmt: skip
         for name, value in positive.items():

@@ -1,13 +1,23 @@
 """Checkpoints: whole or not there, and never believed when damaged."""
 
+import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from gpt2.checkpoint.store import newest_checkpoint, prune_checkpoints, require_checkpoint, save_checkpoint
+from gpt2.checkpoint.store import (
+    discard_after,
+    newest_checkpoint,
+    prune_checkpoints,
+    require_checkpoint,
+    save_checkpoint,
+)
 from gpt2.errors import CheckpointError, UserError
 
 TENSORS = {"model": {"w": torch.arange(300.0)}, "optimizer": {"m": torch.ones(7, 3)}}
@@ -78,12 +88,65 @@ def test_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
         require_checkpoint(tmp_path)
 
 
-def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+def steps(root: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in sorted(root.glob("step-*"))]
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_the_newest_are_kept_and_the_leftovers_of_the_dead_removed(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step)
-    (tmp_path / ".step-00000009.tmp-1").mkdir()
+    (tmp_path / f".step-00000009.tmp-{dead_pid()}").mkdir()
+    (tmp_path / f".step-00000010.tmp-{os.getppid()}").mkdir()  # a process that lives may still be writing
     prune_checkpoints(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+    assert steps(tmp_path) == [3, 4]
+    assert [path.name for path in tmp_path.glob(".step-*")] == [f".step-00000010.tmp-{os.getppid()}"]
+
+
+def test_the_best_and_the_first_of_each_stretch_are_kept(tmp_path: Path) -> None:
+    for step in range(30, 330, 30):
+        save(tmp_path, step)
+        prune_checkpoints(tmp_path, also=(60,), every=100)
+    assert steps(tmp_path) == [60, 120, 210, 270, 300]
+    assert newest_checkpoint(tmp_path)[1] == []
+
+
+def test_a_deletion_that_fails_or_was_cut_off_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    with monkeypatch.context() as patch:  # the power goes off in the middle of a removal
+        patch.setattr(shutil, "rmtree", lambda path, ignore_errors: (path / "model.safetensors").unlink())
+        prune_checkpoints(tmp_path)
+    assert steps(tmp_path) == [1, 2, 3]
+    assert require_checkpoint(tmp_path)[0].step == 3  # pyright: ignore
+    assert newest_checkpoint(tmp_path, before=1) == (
+        None,
+        [f"{tmp_path}/step-00000001 is passed over: it has no manifest.json"],
+    )
+    prune_checkpoints(tmp_path)
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_only_earlier_ones_if_that_is_asked_for(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    assert newest_checkpoint(tmp_path, before=3)[0].step == 3  # pyright: ignore
+    discard_after(tmp_path, 2)
+    assert steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/b", "..", "C:x", "\\\\host\\x", ""])
+def test_a_manifest_cannot_name_what_lies_elsewhere(tmp_path: Path, name: str) -> None:
+    manifest = save(tmp_path, 1) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"][name] = content["files"]["state.json"]
+    manifest.write_text(json.dumps(content))
+    assert "no file of a checkpoint" in newest_checkpoint(tmp_path)[1][0]
 
 
 def test_other_format_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from gpt2 import GPT2, GPT2Config
 from gpt2.data.loader import Batch, BatchLoader
-from gpt2.errors import DivergedError
 from gpt2.training.adamw import AdamW
 from gpt2.training.loss import LanguageModelLoss
 from gpt2.training.step_plan import StepPlan
@@ -97,20 +96,15 @@ class SometimesNaN(Bigram):
 def test_step_that_is_not_finite_changes_nothing_and_the_next_goes_on() -> None:
     module = SometimesNaN({5})
     tables: list[Tensor] = []
-    run = trainer(module, hooks=[lambda trainer, result: tables.append(module.table.detach().clone())])
+    results: list[StepResult] = []
+    keep = [lambda trainer, result: tables.append(module.table.detach().clone()), lambda t, r: results.append(r)]
+    run = trainer(module, hooks=keep)
     run.fit()
+    assert [result.culprit for result in results if result.culprit] == ["table"]
     assert run.state.skipped == 1
     assert torch.equal(tables[4], tables[5])
     assert not torch.equal(tables[5], tables[6])
     assert torch.isfinite(module.table).all()
-
-
-def test_run_that_stays_not_finite_is_given_up() -> None:
-    run = trainer(SometimesNaN(set(range(8, 100))))
-    with pytest.raises(DivergedError, match="for 10 steps in a row"):
-        run.fit()
-    assert run.diverged
-    assert run.state.step == 17
 
 
 def test_state_goes_on_where_it_was() -> None:

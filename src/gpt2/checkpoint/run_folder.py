@@ -21,6 +21,8 @@ class RunFolder:
         self.metrics = self.training / "metrics.jsonl"
         self.samples = self.training / "samples.md"
         self.curve = self.training / "loss.svg"
+        self.lock = self.training / "lock"
+        self.stopped = self.training / "stopped.json"
         self.card = self.path / "README.md"
 
     @property
@@ -50,8 +52,12 @@ class RunFolder:
         """
         self.refuse_if_taken(overwrite)
         try:
-            shutil.rmtree(self.training, ignore_errors=True)
             self.training.mkdir(parents=True, exist_ok=True)
+            for path in self.training.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path != self.lock:
+                    path.unlink()
             probe = self.training / ".writable"
             probe.touch()
             probe.unlink()

@@ -8,8 +8,9 @@ sha256 of its manifest; the newest checkpoint that is whole wins, and each one s
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt2.errors import CheckpointError, UserError
-from gpt2.files import require_free_space, sha256
+from gpt2.files import is_alive, require_free_space, sha256
 
 VERSION = 1
 _PREFIX = "step-"
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no folders: a manifest may come from a stranger
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,21 @@ def save_checkpoint(
     return final
 
 
-def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
+def newest_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for each newer one that is not.
+
+    Args:
+        root: the run's folder of checkpoints.
+        before: only those of this step or earlier.
+    """
     skipped = []
     for path in reversed(_steps(root)):
+        if before is not None and _step(path) > before:
+            continue
         problem = _problem(path)
         if problem is None:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return Checkpoint(path, int(path.name.removeprefix(_PREFIX)), state), skipped
+            return Checkpoint(path, _step(path), state), skipped
         skipped.append(f"{path} is passed over: {problem}")
     return None, skipped
 
@@ -109,13 +118,43 @@ def require_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return checkpoint, skipped
 
 
-def prune_checkpoints(root: Path, keep: int = 2) -> None:
-    """Remove all but the newest `keep`, and what interrupted saves left."""
-    for path in _steps(root)[:-keep]:
-        (path / "manifest.json").unlink(missing_ok=True)  # first: a half-removed one must not look whole
-        shutil.rmtree(path, ignore_errors=True)
+def prune_checkpoints(root: Path, keep: int = 2, *, also: Collection[int] = (), every: int | None = None) -> None:
+    """Remove old checkpoints, and what dead processes left of interrupted saves.
+
+    Args:
+        root: the run's folder of checkpoints.
+        keep: the newest so many stay;
+        also: these steps too;
+        every: and the first one in each stretch of so many steps.
+    """
+    steps = _steps(root)
+    kept = {*steps[-keep:], *(path for path in steps if _step(path) in also)}
+    if every is not None:
+        first = {_step(path) // every: path for path in reversed(steps) if _step(path) >= every}
+        kept.update(first.values())
+    for path in steps:
+        if path not in kept:
+            _remove(path)
     for path in root.glob(f".{_PREFIX}*.tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        owner = path.name.rpartition("-")[2]
+        if not owner.isdigit() or int(owner) == os.getpid() or not is_alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_after(root: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: the run went back, and will come by those steps anew."""
+    for path in _steps(root):
+        if _step(path) > step:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    (path / "manifest.json").unlink(missing_ok=True)  # first: a half-removed one must not look whole
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(_PREFIX))
 
 
 def _steps(root: Path) -> list[Path]:
@@ -130,8 +169,12 @@ def _problem(path: Path) -> str | None:
             return f"its format is version {manifest['version']}, this program reads {VERSION}"
         if path.name != f"{_PREFIX}{manifest['step']:08d}":
             return f"its manifest.json belongs to step {manifest['step']}"
+        if "state.json" not in manifest["files"]:
+            return "its manifest.json names no state.json"
         for name, expected in manifest["files"].items():
-            file = path / Path(name).name
+            file = path / name
+            if not _FILE_NAME.fullmatch(name):
+                return f"its manifest.json names {name!r}, which is no file of a checkpoint"
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != expected["size"] or sha256(file) != expected["sha256"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2.errors import DataError
-from gpt2.files import sha256, write_json
+from gpt2.files import sha256, try_lock, write_json
 
 _SETTLED_NS = 2_000_000_000  # a file changed twice within a clock tick keeps its time: trust none that young
 
@@ -59,20 +59,4 @@ def exclusive(path: Path) -> Iterator[bool]:
     """Hold a lock that the system drops when the process dies. Yields False if another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        try:
-            _lock(file.fileno())
-        except OSError:
-            yield False
-            return
-        yield True
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield try_lock(file.fileno())

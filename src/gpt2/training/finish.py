@@ -42,6 +42,7 @@ def finish(
     valid: TokenShards,
     state: TrainerState,
     say: Callable[[str], None],
+    events: Sequence[str] = (),
 ) -> Score:
     """Load the best weights, score them in fp32, draw the curve, write the card, and tell the user."""
     load_weights(model.cpu(), read_weights(folder.path))
@@ -61,6 +62,10 @@ def finish(
         "Bits per byte": f"{score.bits_per_byte:.4f} on {judged}",
         "Loss, perplexity": f"{score.loss:.4f} nats per token, {score.perplexity:.2f}",
     }
+    if state.skipped:
+        facts["Updates left out"] = f"{state.skipped:,}, as not finite"
+    if events:
+        facts["Divergences"] = "; ".join(events)
     write_card(folder.card, folder.path.name, facts, story, "training/config.toml")
     curve = text_curve(folder.metrics)
     say(

@@ -1,18 +1,16 @@
-"""What happens beside the training steps: the progress bar, metrics, validation, samples, saving, signals."""
+"""What happens beside the training steps: the progress bar, metrics, validation, samples."""
 
 import json
-import signal
-import threading
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from gpt2.checkpoint.run_folder import RunFolder
-from gpt2.checkpoint.store import prune_checkpoints, save_checkpoint
 from gpt2.errors import UserError
 from gpt2.evaluation.bits_per_byte import Score
+from gpt2.files import atomic_write
 from gpt2.model import GPT2
 from gpt2.report import read_metrics
 from gpt2.training.averaging import WeightAverage
@@ -32,10 +30,19 @@ class Metrics:
     """
 
     def __init__(self, path: Path, from_step: int = 0) -> None:
-        kept = [record for record in read_metrics(path) if record["step"] <= from_step] if from_step else []
-        self._file = path.open("w", encoding="utf-8")
-        for record in kept:
-            self.write(**record)
+        self.path = path
+        self._file = self._open(from_step)
+
+    def _open(self, step: int) -> IO[str]:
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step] if step else []
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
+        return self.path.open("a", encoding="utf-8")
+
+    def forget(self, step: int) -> None:
+        """Remove the records after `step`: the run went back to it."""
+        self._file.close()
+        self._file = self._open(step)
 
     def write(self, **record: Any) -> None:
         """Append one record."""
@@ -65,19 +72,26 @@ class Progress:
 
     def __call__(self, trainer: Trainer, result: StepResult) -> None:
         """Count the step; once a second, write a record and move the bar."""
-        self._losses.append(result.loss)
+        if math.isfinite(result.loss):  # one that is not would hide all others
+            self._losses.append(result.loss)
         self._tokens += result.tokens
         now = time.perf_counter()
         done = trainer.progress >= 1.0
         if now - self._since < _SECONDS_BETWEEN_RECORDS and not (done or self._first):
             return
         speed = self._tokens / max(now - self._since, 1e-9)
-        loss = sum(self._losses) / len(self._losses)
-        state = trainer.state
+        state, extra = trainer.state, {}
+        if self._losses:
+            extra["loss"] = sum(self._losses) / len(self._losses)
+        if math.isfinite(result.grad_norm):
+            extra["grad_norm"] = result.grad_norm
+        if state.skipped:
+            extra["skipped"] = state.skipped
         self.metrics.write(
-            step=state.step, tokens=state.tokens, seconds=round(state.seconds, 3), loss=loss,
-            lr_factor=round(result.factor, 6), grad_norm=result.grad_norm, tokens_per_second=round(speed),
+            step=state.step, tokens=state.tokens, seconds=round(state.seconds, 3), **extra,
+            lr_factor=round(result.factor, 6), tokens_per_second=round(speed),
         )  # fmt: skip
+        loss = extra.get("loss", math.nan)
         self.bar.update(100.0 * trainer.progress - self.bar.n)
         self.bar.set_postfix_str(_postfix(trainer, loss, speed))
         self._losses, self._tokens, self._since, self._first = [], 0, now, False
@@ -93,7 +107,7 @@ class Progress:
 
 
 class Validation:
-    """At regular shares of the run: plan anew, validate, write a sample, keep the best weights, save.
+    """At regular shares of the run: plan anew, validate, write a sample, keep the best weights.
 
     Args:
         folder: the run.
@@ -104,9 +118,8 @@ class Validation:
         metrics: for the records.
         say: prints a line without harming the progress bar.
         evals: how many, spread evenly; the last is at the end.
-        save_every: steps between checkpoints; None: with each validation.
         patience: validations without a better one before the run stops.
-        extra: what else a checkpoint stores.
+        after: called after each.
     """
 
     def __init__(
@@ -120,13 +133,12 @@ class Validation:
         say: Callable[[str], None],
         *,
         evals: int,
-        save_every: int | None,
         patience: int | None,
-        extra: dict[str, Any],
+        after: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.model, self.average, self.validate, self.sample = folder, model, average, validate, sample
         self.metrics, self.say, self.evals = metrics, say, evals
-        self.save_every, self.patience, self.extra = save_every, patience, extra
+        self.patience, self.after = patience, after
         self.state: dict[str, Any] = {"done": 0, "best_loss": None, "best_step": None, "worse": 0}
         self._anchor = (0, 0.0)
 
@@ -143,32 +155,12 @@ class Validation:
             with self.average.applied():
                 self._validate(trainer)
             self._replan(trainer, plan)
-            if self.save_every is None:
-                self._try(lambda: self.save(trainer))
-        if self.save_every is not None and step % self.save_every == 0:
-            self._try(lambda: self.save(trainer))
+            self.after()
 
-    def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint; the newest two are kept."""
-        trainer.state.seconds = trainer.elapsed
-        save_checkpoint(
-            self.folder.checkpoints,
-            trainer.state.step,
-            {
-                "model": dict(self.model.state_dict()),
-                "average": self.average.state_dict(),
-                "optimizer": trainer.optimizer.state_dict(),
-            },
-            {**trainer.state_dict(), "validation": self.state, **self.extra},
-        )
-        prune_checkpoints(self.folder.checkpoints)
-
-    def _try(self, save: Callable[[], None]) -> None:
-        """A full disk must not end hours of training: room may be made before the next save."""
-        try:
-            save()
-        except UserError as error:
-            self.say(f"NOT SAVED, training goes on: {error}")
+    def go_back(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """The run went back to where its validations stood at `state`; the best one stays the best."""
+        self.state = {**state, "best_loss": self.state["best_loss"], "best_step": self.state["best_step"]}
+        self._anchor = (trainer.state.step, trainer.elapsed)
 
     def _replan(self, trainer: Trainer, plan: StepPlan) -> None:
         step, elapsed = trainer.state.step, trainer.elapsed
@@ -185,7 +177,10 @@ class Validation:
         better = state["best_loss"] is None or score.loss < state["best_loss"]
         if better:
             state.update(best_loss=score.loss, best_step=trainer.state.step, worse=0)
-            self._try(lambda: self.model.save_pretrained(self.folder.path))
+            try:
+                self.model.save_pretrained(self.folder.path)
+            except UserError as error:  # a full disk must not end hours of training
+                self.say(f"NOT SAVED, training goes on: {error}")
         else:
             state["worse"] += 1
         text = self.sample()
@@ -198,36 +193,6 @@ class Validation:
         )
         if self.patience is not None and state["worse"] >= self.patience:
             trainer.stop_reason = f"no better validation in {self.patience} (--patience)"
-
-
-class Signals:
-    """Ctrl-C and SIGTERM end the run after the current step; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def __call__(self, trainer: Trainer, result: StepResult) -> None:
-        """Stop the trainer if a signal has come."""
-        if self.received is not None:
-            trainer.stop_reason = f"{signal.Signals(self.received).name} received"
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            for restored, handler in self._previous.items():
-                signal.signal(restored, handler)
-            raise KeyboardInterrupt
-        self.received = number
 
 
 def _postfix(trainer: Trainer, loss: float, speed: float) -> str:

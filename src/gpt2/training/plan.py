@@ -71,8 +71,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes for the model, two checkpoints with optimizer state, and one being written."""
-        return 52 * count_parameters(self.config)
+        """Bytes for the model, and four checkpoints: the last two, the best, and one being written."""
+        return 68 * count_parameters(self.config)
 
     def expected_tokens(self, train_tokens: int) -> float:
         """Tokens of the whole run, for a training text of `train_tokens`."""

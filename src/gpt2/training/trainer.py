@@ -9,13 +9,9 @@ import torch
 from torch import nn
 
 from gpt2.data.loader import BatchLoader
-from gpt2.errors import DivergedError
 from gpt2.training.optimizers import Optimizer, gradient_norm
 from gpt2.training.parallel import Alone
 from gpt2.training.step_plan import StepPlan
-
-# Updates in a row that may be skipped for a loss or gradient that is not finite.
-_PATIENCE_WITH_NONFINITE = 10
 
 
 @dataclass
@@ -30,6 +26,10 @@ class TrainerState:
     """Time spent, validations included."""
     skipped: int = 0
     """Updates left out because the loss or the gradient was not finite."""
+    passed_over: int = 0
+    """Batches that a run which went back (training/guard.py) leaves out."""
+    rate: float = 1.0
+    """Factor on the learning rate, lowered after a divergence."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class StepResult:
     factor: float
     """Factor on the learning rate."""
     tokens: int
+    culprit: str | None = None
+    """The first parameter whose gradient is not finite, where the update was left out."""
 
 
 class Hook(Protocol):
@@ -93,7 +95,6 @@ class Trainer:
         self.stop_reason: str | None = None
         self.is_updating = False
         """Whether weights, optimizer and step count may disagree just now: nothing to save."""
-        self._nonfinite_in_a_row = 0
         self._resumed_at, self._started = 0.0, 0.0
 
     def fit(self) -> None:
@@ -107,13 +108,13 @@ class Trainer:
 
     def train_step(self) -> StepResult:
         """One optimizer step; skipped, and counted, if the loss or the gradient is not finite."""
-        factor = self.schedule(self.progress)
+        factor, culprit = self.schedule(self.progress) * self.state.rate, None
         tokens, processes = self.loader.tokens_per_step, self.parallel.processes
         loss = torch.zeros((), device=self.device)
         for number in range(self.micro_batches):
             part, parts = number * processes.size + processes.rank, self.micro_batches * processes.size
             self._seed_dropout(part)
-            batch = self.loader.batch(self.state.step, part, parts).to(self.device)
+            batch = self.loader.batch(self.state.step + self.state.passed_over, part, parts).to(self.device)
             with self.parallel.accumulation(last=number == self.micro_batches - 1):
                 loss_sum, _ = self.parallel.module(batch)
                 (loss_sum / (tokens / processes.size)).backward()  # the processes' gradients are averaged
@@ -126,19 +127,14 @@ class Trainer:
             self._clip(grad_norm)
             self.is_updating = True
             self.optimizer.step(factor)
-            self._nonfinite_in_a_row = 0
         else:
-            self._skip(mean_loss, grad_norm)
+            self.state.skipped += 1
+            culprit = self._culprit()
         self.parallel.drop_gradients()
         self.state.step += 1
         self.state.tokens += tokens
         self.is_updating = False
-        return StepResult(mean_loss, grad_norm, factor, tokens)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run was given up: its newest state is not worth saving."""
-        return self._nonfinite_in_a_row >= _PATIENCE_WITH_NONFINITE
+        return StepResult(mean_loss, grad_norm, factor, tokens, culprit)
 
     @property
     def elapsed(self) -> float:
@@ -169,12 +165,6 @@ class Trainer:
                 if parameter.grad is not None:
                     parameter.grad.mul_(self.grad_clip / norm)
 
-    def _skip(self, loss: float, norm: float) -> None:
-        self.state.skipped += 1
-        self._nonfinite_in_a_row += 1
-        if self.diverged:
-            raise DivergedError(
-                f"the run diverged: at step {self.state.step} the loss is {loss} and the gradient's norm {norm}, "
-                f"for {self._nonfinite_in_a_row} steps in a row; the last good weights are kept. "
-                f"Try a lower --lr, or --dtype float32"
-            )
+    def _culprit(self) -> str | None:
+        pairs = self.parallel.parameters.items()
+        return next((name for name, p in pairs if p.grad is not None and not p.grad.isfinite().all()), None)
