@@ -1,7 +1,9 @@
 """The machine: which device, which number type, how fast. Decided by looking and measuring, not by tables."""
 
+import ctypes
 import os
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -58,6 +60,7 @@ def examine(device: str = "auto", dtype: str = "auto", threads: int | None = Non
     why = "asked for" if device != "auto" else _device_reason(chosen)
     reasons = [f"device {chosen}: {why}"]
     if chosen.type == "cpu":
+        keep_freed_memory()
         reasons.append(_set_threads(threads))
     if dtype != "auto":
         flops = matmul_speed(chosen, _DTYPES[dtype])
@@ -70,6 +73,23 @@ def examine(device: str = "auto", dtype: str = "auto", threads: int | None = Non
     reasons.append(f"{first}: matrix products run at {speeds[first]} GFLOP/s here, in {second} at {speeds[second]}")
     best = torch.bfloat16 if pays else torch.float32
     return Machine(chosen, best, torch.get_num_threads(), half if pays else full, reasons)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep memory that it frees, for its next tensors; gives whether that could be set.
+
+    The GNU C library returns large blocks to the system as soon as they are freed, and every step of training
+    then waits for the same pages to be cleared and mapped again: 12 % of the time of a 4 x 128 model on one
+    Zen 4 core. Elsewhere (macOS, Windows, musl) nothing is changed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+    return bool(set_option(mmap_threshold, 2**30)) and bool(set_option(trim_threshold, 2**31 - 1))
 
 
 def _set_threads(threads: int | None) -> str:

@@ -43,7 +43,16 @@ class Segments:
         ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).view(batch, -1)
         return (ids[:, :, None] == ids[:, None, :]).unsqueeze(1)
 
-    @cached_property
+    def groups(self, device: torch.device) -> list["Group"]:
+        """Runs of neighbouring documents of similar length; made once per device, used by every layer."""
+        if device not in self._groups:
+            start, groups = 0, []
+            for run in self._runs():
+                groups.append(Group(run, start, device))
+                start += sum(run)
+            self._groups[device] = groups
+        return self._groups[device]
+
     def _runs(self) -> list[list[int]]:
         runs: list[list[int]] = []
         for length in self.lengths:
@@ -54,23 +63,17 @@ class Segments:
                 runs.append([length])
         return runs
 
-    @property
-    def group_sizes(self) -> list[int]:
-        """Tokens of each group."""
-        return [sum(run) for run in self._runs]
-
-    def groups(self, device: torch.device) -> list["Group"]:
-        """Runs of neighbouring documents of similar length; made once per device, used by every layer."""
-        if device not in self._groups:
-            self._groups[device] = [Group(run, device) for run in self._runs]
-        return self._groups[device]
-
 
 class Group:
-    """A run of documents, and the way between its tokens end to end and a padded rectangle."""
+    """A run of documents, and the way between its tokens end to end and a padded rectangle.
 
-    def __init__(self, lengths: list[int], device: torch.device) -> None:
+    Attributes:
+        tokens: where the group lies among the tokens of the batch.
+    """
+
+    def __init__(self, lengths: list[int], start: int, device: torch.device) -> None:
         self.count, self.longest = len(lengths), max(lengths)
+        self.tokens = slice(start, start + sum(lengths))
         self.ragged = min(lengths) < self.longest
         if self.ragged:
             column = torch.arange(self.longest).expand(self.count, -1)
@@ -85,15 +88,25 @@ class Group:
         if self.ragged:
             padded: Any = _Pad.apply(x, self.source, self.slots)
             x = padded
-        return x.view(self.count, self.longest, *x.shape[1:])
+        return x.unflatten(0, (self.count, self.longest))
 
     def unpad(self, x: Tensor) -> Tensor:
         """(documents, longest, H, d) -> (tokens, H, d)."""
-        x = x.reshape(self.count * self.longest, *x.shape[2:])
+        x = x.flatten(0, 1)
         if self.ragged:
             unpadded: Any = _Unpad.apply(x, self.slots)
             x = unpadded
         return x
+
+    def pad_with_zeros(self, x: Tensor) -> Tensor:
+        """As `pad`, with zeros in the padding: for gradients, which it must not have."""
+        if self.ragged:
+            x = _spread(x, self.slots, self.count * self.longest)
+        return x.unflatten(0, (self.count, self.longest))
+
+
+def _spread(x: Tensor, slots: Tensor, rows: int) -> Tensor:
+    return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, slots, x)
 
 
 class _Pad(torch.autograd.Function):
@@ -123,5 +136,4 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (slots,) = ctx.saved_tensors
-        grad = grads[0]
-        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, slots, grad), None
+        return _spread(grads[0], slots, ctx.rows), None

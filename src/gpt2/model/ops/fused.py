@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, reference
+from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, cpu_gelu, reference
 from gpt2.model.segments import Segments
 
 # Logits alive at once in the loss: on a CPU few enough to stay in its cache.
@@ -43,6 +43,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, tap: Tap
 
 def gelu(x: Tensor) -> Tensor:
     """See `reference.gelu`."""
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _trains(x):
+        return cpu_gelu.gelu(x)
     return F.gelu(x, approximate="tanh")
 
 
@@ -63,27 +65,32 @@ def attention(
     """See `reference.attention`; when tapped it takes that road, for a fused kernel has no pattern."""
     if tap is not None:
         return reference.attention(q, k, v, segments, mask, dropout, tap)
-    if segments is not None and mask is None:
-        return _packed_attention(q, k, v, segments, dropout)
     queries, keys = q.shape[1], k.shape[1]
-    square = mask is None and queries == keys
-    if mask is None and not square and queries > 1:
+    whole = mask is None and queries == keys
+    if whole and _suits_cpu_attention(q, segments):
+        return cpu_attention.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]), dropout)
+    if whole and segments is not None:
+        return _packed_attention(q, k, v, segments, dropout)
+    if mask is None and not whole and queries > 1:
         mask = causal_mask(queries, keys, q.device)
-    return _scaled_dot_product(q, k, v, mask, dropout, is_causal=square)
+    return _scaled_dot_product(q, k, v, mask, dropout, is_causal=whole)
+
+
+def _suits_cpu_attention(q: Tensor, segments: Segments | None) -> bool:
+    longest = q.shape[1] if segments is None else max(segments.lengths)
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and longest <= cpu_attention.LONGEST and _trains(q)
+
+
+def _trains(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def _scaled_dot_product(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
 ) -> Tensor:
-    if is_causal and q.requires_grad and _suits_cpu_attention(q):
-        return cpu_attention.causal_attention(q, k, v, dropout)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
     return z.transpose(1, 2)
-
-
-def _suits_cpu_attention(q: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[1] <= cpu_attention.LONGEST
 
 
 def _packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout: float) -> Tensor:
@@ -93,9 +100,11 @@ def _packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropo
     the padding, which lies in its future, so plain causal attention on the group is exact.
     """
     shape = q.shape
-    parts = [tensor.reshape(-1, *shape[2:]).split(segments.group_sizes) for tensor in (q, k, v)]
+    groups = segments.groups(q.device)
+    sizes = [group.tokens.stop - group.tokens.start for group in groups]
+    parts = [tensor.reshape(-1, *shape[2:]).split(sizes) for tensor in (q, k, v)]
     outputs = []
-    for group, *qkv in zip(segments.groups(q.device), *parts, strict=True):
+    for group, *qkv in zip(groups, *parts, strict=True):
         padded = [group.pad(tensor) for tensor in qkv]  # (documents, longest, H, d)
         z = _scaled_dot_product(*padded, mask=None, dropout=dropout, is_causal=True)
         outputs.append(group.unpad(z))
@@ -131,17 +140,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         size = max(1, _LOSS_LOGITS.get(x.device.type, 2**24) // w.shape[0])
         for start in range(0, x.shape[0], size):
             rows = slice(start, start + size)
-            logits, target = F.linear(x[rows], w).float(), targets[rows].unsqueeze(-1)
-            counted = target != IGNORED
-            logits -= logits.amax(dim=-1, keepdim=True)
-            chosen = logits.gather(-1, target.clamp(min=0))
-            exponentials = logits.exp_()
-            sums = exponentials.sum(dim=-1, keepdim=True)
-            total += torch.where(counted, sums.log() - chosen, 0.0).sum()
+            logits, target = F.linear(x[rows], w), targets[rows].unsqueeze(-1)
+            counted, target = target != IGNORED, target.clamp(min=0)
+            share = torch.softmax(logits, dim=-1)
+            # The likeliest token's share is never tiny, so its logarithm is exact enough for the sum of all.
+            log_total = logits.amax(-1, keepdim=True).float() - share.amax(-1, keepdim=True).float().log()
+            total += torch.where(counted, log_total - logits.gather(-1, target).float(), 0.0).sum()
             if grad_x is not None and grad_w is not None:
-                # Dividing by infinity makes the slope of a row that does not count 0.
-                slope = exponentials.div_(torch.where(counted, sums, torch.inf)).to(x.dtype)
-                slope.scatter_add_(-1, target.clamp(min=0), -counted.to(x.dtype))
+                slope = share.scatter_add_(-1, target, share.new_full((), -1.0).expand_as(target))
+                if not counted.all():
+                    slope *= counted
                 torch.mm(slope, w, out=grad_x[rows])
                 grad_w += slope.T @ x[rows]
         ctx.save_for_backward(grad_x, grad_w)
