@@ -1,9 +1,11 @@
-"""Every command and every line of Python in README.md and docs/own-text.md, run for real.
+"""Every command and every line of Python in README.md, docs/own-text.md and docs/evaluation.md, run for real.
 
 Only what would take minutes is made small, by the rules of `quick`; what needs the network or would install into the
 environment is left out, by name. The examples run in order in one folder, as a reader would run them.
 """
 
+import dataclasses
+import importlib
 import re
 import shlex
 import shutil
@@ -81,9 +83,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/own-text.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/own-text.md", "docs/evaluation.md"])
 def test_every_command_runs(document: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(commands(document)) > 5
+    assert len(commands(document)) > 2
     for line in commands(document):
         arguments = shlex.split(line)
         if any(line.startswith(start) for start in LEFT_OUT):
@@ -179,8 +181,16 @@ def test_links_and_options_exist(document: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
     known = {f"--{name.replace('_', '-')}" for name in TrainSettings().flat()}
+    known |= {f"--{name.replace('_', '-')}" for name in options_of_commands()}
     known |= {"--from", "--preset", "--config", "--help", "--json", "--temperature", "--index-url"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
+
+
+def options_of_commands() -> set[str]:
+    """Names of the fields of every command's settings."""
+    modules = [importlib.import_module(f"gpt2.cli.{command}") for command in COMMANDS]
+    kinds = [kind for module in modules for kind in vars(module).values() if dataclasses.is_dataclass(kind)]
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
 
 def test_what_is_quick_is_still_the_command() -> None:

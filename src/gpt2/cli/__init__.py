@@ -11,7 +11,7 @@ from gpt2.errors import GPT2Error, nearest
 COMMANDS = {
     "train": "text in, a trained model folder out",
     "generate": "continue a prompt",
-    "evaluate": "loss, perplexity and bits per byte of a model on text",
+    "evaluate": "how good a model is: bits per byte, stories, memorisation",
     "data": "fetch, examine and tokenise text",
     "bench": "measure speed against other tools",
 }

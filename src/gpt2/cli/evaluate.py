@@ -1,22 +1,42 @@
 """`gpt2 evaluate`: how good a model is on text."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
+if TYPE_CHECKING:
+    from gpt2.data import Corpus
+    from gpt2.evaluation.examine import Examination
+
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Loss, perplexity and bits per byte of a model, document by document (docs/architecture.md defines them)."""
+    """How good a model is: bits per byte with its interval, beside baselines; its stories; whether it recites.
+
+    docs/evaluation.md defines every figure.
+    """
 
     model: Positional[str]
     """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, or a .pt beside tokenizer.json."""
     text: Positional[tuple[str, ...]] = ()
     """Text files or folders; none: the documents that the run held out."""
+    train: tuple[str, ...] = ()
+    """The text that the model has learned from, for baselines and memorisation; none: the run's own."""
+    stories: int = 64
+    """Stories to let the model write; 0: none."""
+    seed: int = 0
+    """Of the stories."""
+    temperature: float = 0.8
+    """Of the stories."""
+    judge: str | None = None
+    """Let a chat model grade the stories: base address of an OpenAI-compatible API. Key: $GPT2_JUDGE_KEY."""
+    judge_model: str = "default"
+    """The judge's name at that address."""
     split: Literal["auto", "paragraph"] = "auto"
     """Files without <|endoftext|> lines: one document each (auto) or one per block of lines (paragraph)."""
     text_field: str = "text"
@@ -37,62 +57,60 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from gpt2.checkpoint import load
+    from gpt2.data import survey
     from gpt2.device import resolve_device
-    from gpt2.evaluation.bits_per_byte import score_documents
+    from gpt2.errors import ConfigError
+    from gpt2.evaluation import text
+    from gpt2.evaluation.examine import examine
 
+    if options.stories < 0:
+        raise ConfigError(f"stories must be 0 or more, got {options.stories}")
+    if not options.temperature > 0:
+        raise ConfigError(f"temperature must be above 0 for stories that differ, got {options.temperature}")
     model, tokenizer = load(options.model, device=resolve_device(options.device))
     model.compute_dtype = None if options.dtype == "float32" else torch.bfloat16
-    documents, num_bytes, source = _documents(options, tokenizer)
-    score = score_documents(model, documents, num_bytes, tokenizer.eos_token_id)
-    result = {
-        "model": options.model,
-        "text": source,
-        "documents": len(documents),
-        "bytes": int(score.num_bytes.sum()),
-        "tokens": int(score.tokens.sum()),
-        "loss": score.loss,
-        "perplexity": score.perplexity,
-        "bits_per_byte": score.bits_per_byte,
-    }
+    formats: dict[str, Any] = {
+        "split": options.split, "text_field": options.text_field, "encoding_errors": options.encoding_errors,
+    }  # fmt: skip
+    judged = text.from_files(options.text, **formats) if options.text else None
+    corpus = survey(options.train, valid=options.text, **formats) if options.train else _own_text(options)
+    judged = judged or text.held_out(options.model, corpus)
+    training = text.training_shards(corpus, tokenizer) if corpus else None
+    examination = examine(
+        model, tokenizer, judged, training,
+        stories=options.stories, seed=options.seed, temperature=options.temperature,
+    )  # fmt: skip
+    grades = _grades(options, examination, judged.texts)
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps({"model": options.model, **examination.to_json(), **({"judge": grades} if grades else {})}))
     else:
-        print(
-            f"{source}: {len(documents):,} documents, {score.num_bytes.sum():,} bytes, {score.tokens.sum():,} tokens\n"
-            f"loss           {score.loss:.4f} nats per token\n"
-            f"perplexity     {score.perplexity:.3f}\n"
-            f"bits per byte  {score.bits_per_byte:.4f}"
-        )
+        from gpt2.evaluation.describe import describe, describe_grades
+
+        print("\n".join([*describe(options.model, examination), *describe_grades(grades)]))
     return 0
 
 
-def _documents(options: Evaluate, tokenizer: Any) -> tuple[list[Any], list[int], str]:
-    """Ids and bytes of the documents, and what they are."""
-    import numpy as np
-
-    from gpt2.data import iter_documents
-
-    if not options.text:
-        return _held_out(options.model, tokenizer)
-    formats = {"split": options.split, "text_field": options.text_field, "encoding_errors": options.encoding_errors}
-    ids, sizes = [], []
-    for document in iter_documents(options.text, **formats):
-        ids.append(np.array([tokenizer.eos_token_id, *tokenizer.encode(document)]))
-        sizes.append(len(document.encode()))
-    return ids, sizes, ", ".join(options.text)
-
-
-def _held_out(model: str, tokenizer: Any) -> tuple[list[Any], list[int], str]:
-    from gpt2.checkpoint import RunFolder
-    from gpt2.data import prepare_corpus
+def _own_text(options: Evaluate) -> "Corpus | None":
+    """The run's text; if it is gone and another text is judged, a note and None."""
     from gpt2.errors import DataError
-    from gpt2.settings import TrainSettings, read_toml
-    from gpt2.training.inputs import survey_text
+    from gpt2.evaluation.text import corpus_of
 
-    folder = RunFolder(model)
-    if not folder.config.is_file():
-        raise DataError(f"{model} was not trained here, so it has no held-out text; give a text to evaluate on")
-    settings = TrainSettings.make(**read_toml(folder.config))
-    shards = prepare_corpus(survey_text(settings, progress=True), tokenizer).valid
-    ids = [shards.document(number) for number in range(shards.num_documents)]
-    return ids, shards.document_bytes.tolist(), "the documents that the run held out"
+    try:
+        return corpus_of(options.model)
+    except DataError as error:
+        if not options.text:
+            raise
+        print(f"note: without the training text ({error}) nothing is said on memorisation", file=sys.stderr)
+        return None
+
+
+def _grades(options: Evaluate, examination: "Examination", held_out: Sequence[str]) -> dict[str, object] | None:
+    """A judge's grades of the model's stories and of as many real ones; None: nobody was asked."""
+    if options.judge is None or examination.stories is None:
+        return None
+    import os
+
+    from gpt2.evaluation.judge import Judge, compare_with_real
+
+    judge = Judge(options.judge, options.judge_model, os.environ.get("GPT2_JUDGE_KEY"))
+    return compare_with_real(judge, [sample.text for sample in examination.stories.samples], held_out)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from gpt2.errors import DataError
+from gpt2.evaluation.bootstrap import LEVEL, Interval, ratio_interval
 from gpt2.model import GPT2, Segments
 
 # Tokens per forward pass: enough to keep the processor busy, little enough to stay in memory.
-_TOKENS_PER_BATCH = 8192
+_TOKENS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Score:
     def bits_per_byte(self) -> float:
         """Bits the model needs per byte of text; independent of the tokenizer."""
         return float(self.nats.sum() / math.log(2) / self.num_bytes.sum())
+
+    def interval(self, level: float = LEVEL) -> Interval | None:
+        """Bootstrap interval of `bits_per_byte` over documents; None with a single one."""
+        return ratio_interval(self.nats / math.log(2), self.num_bytes, level=level)
 
 
 @dataclass(frozen=True)
