@@ -1,5 +1,6 @@
 """Documents that share one batch: which tokens belong together, and where each document lies."""
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Documents join a group while they are at least this share of its longest: bounds the padding.
-_SIMILAR = 0.85
+# Documents are padded to a multiple of this length; neighbours of one padded length form a group.
+_STEP = 32
 
 
 class Segments:
@@ -47,21 +48,30 @@ class Segments:
         """Runs of neighbouring documents of similar length; made once per device, used by every layer."""
         if device not in self._groups:
             start, groups = 0, []
-            for run in self._runs():
+            for run in self._runs(whole=device.type != "cpu"):
                 groups.append(Group(run, start, device))
                 start += sum(run)
             self._groups[device] = groups
         return self._groups[device]
 
-    def _runs(self) -> list[list[int]]:
+    def _runs(self, whole: bool) -> list[list[int]]:
+        """Lengths by group; unless `whole`, a group has 1, 2, 4, 8, ... documents.
+
+        Few shapes, then: on CPUs each new shape of a matrix product is compiled and kept, which takes longer
+        than the product.
+        """
         runs: list[list[int]] = []
-        for length in self.lengths:
-            longest = max([*runs[-1], length]) if runs else length
-            if runs and min([*runs[-1], length]) >= _SIMILAR * longest:
-                runs[-1].append(length)
-            else:
-                runs.append([length])
+        for _, documents in itertools.groupby(self.lengths, _padded):
+            run = list(documents)
+            while run:
+                size = len(run) if whole else 2 ** (len(run).bit_length() - 1)
+                runs.append(run[:size])
+                run = run[size:]
         return runs
+
+
+def _padded(length: int) -> int:
+    return -(-length // _STEP) * _STEP
 
 
 class Group:
@@ -72,7 +82,7 @@ class Group:
     """
 
     def __init__(self, lengths: list[int], start: int, device: torch.device) -> None:
-        self.count, self.longest = len(lengths), max(lengths)
+        self.count, self.longest = len(lengths), _padded(lengths[0])
         self.tokens = slice(start, start + sum(lengths))
         self.ragged = min(lengths) < self.longest
         if self.ragged:
