@@ -79,6 +79,7 @@ def test_resolved_settings_leave_nothing_open_and_plan_the_same_again() -> None:
     open_ones = {name for name, value in settings.flat().items() if value is None}
     assert open_ones <= {
         "epochs", "steps", "tokenizer", "grad_clip", "patience", "out", "resume", "from_model", "save_every",
+        "keep_every",
     }  # fmt: skip
 
 
