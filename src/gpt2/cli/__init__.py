@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "text in, a trained model folder out",
     "generate": "continue a prompt",
     "evaluate": "how good a model is: bits per byte, stories, memorisation",
+    "compare": "which of several models is better, and whether that is noise",
     "data": "fetch, examine and tokenise text",
     "bench": "measure speed against other tools",
 }

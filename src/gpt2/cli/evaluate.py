@@ -75,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
     judged = text.from_files(options.text, **formats) if options.text else None
     corpus = survey(options.train, valid=options.text, **formats) if options.train else _own_text(options)
     judged = judged or text.held_out(options.model, corpus)
+    if options.text and (note := text.leak_note(judged, corpus, options.model)):
+        print(f"note: {note}", file=sys.stderr)
     training = text.training_shards(corpus, tokenizer) if corpus else None
     examination = examine(
         model, tokenizer, judged, training,

@@ -29,14 +29,17 @@ def ratio_interval(
     Returns:
         (low, high); None with a single document, from which nothing can be said.
     """
-    numerators, denominators = np.asarray(numerators, float), np.asarray(denominators, float)
-    if len(numerators) < 2:
+    ratios = _ratios(numerators, denominators, seed)
+    if ratios is None:
         return None
-    ratios = []
-    for counts in _resamples(len(numerators), seed):
-        below = counts @ denominators
-        ratios.append((counts @ numerators)[below > 0] / below[below > 0])
-    return _percentiles(np.concatenate(ratios), level)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def ratio_spread(numerators: np.ndarray, denominators: np.ndarray, *, seed: int = 0) -> float | None:
+    """Standard error of sum(numerators) / sum(denominators) over resampled documents; None with a single one."""
+    ratios = _ratios(numerators, denominators, seed)
+    return None if ratios is None else float(ratios.std())
 
 
 def mean_interval(values: np.ndarray, *, level: float = LEVEL, seed: int = 0) -> Interval | None:
@@ -44,6 +47,18 @@ def mean_interval(values: np.ndarray, *, level: float = LEVEL, seed: int = 0) ->
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     return ratio_interval(values, np.ones(len(values)), level=level, seed=seed)
+
+
+def _ratios(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> np.ndarray | None:
+    """The ratio in each resample; (resamples,)."""
+    numerators, denominators = np.asarray(numerators, float), np.asarray(denominators, float)
+    if len(numerators) < 2:
+        return None
+    ratios = []
+    for counts in _resamples(len(numerators), seed):
+        below = counts @ denominators
+        ratios.append((counts @ numerators)[below > 0] / below[below > 0])
+    return np.concatenate(ratios)
 
 
 def _resamples(documents: int, seed: int) -> Iterator[np.ndarray]:
@@ -54,8 +69,3 @@ def _resamples(documents: int, seed: int) -> Iterator[np.ndarray]:
         rows = min(chunk, _RESAMPLES - start)
         drawn = draw.integers(documents, size=(rows, documents)) + np.arange(rows)[:, None] * documents
         yield np.bincount(drawn.ravel(), minlength=rows * documents).reshape(rows, documents).astype(float)
-
-
-def _percentiles(values: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -1,5 +1,6 @@
 """The text that a model is judged on, and the text that it learned from."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -56,6 +57,8 @@ def held_out(model: str | Path, corpus: Corpus | None) -> Judged:
     Raises:
         DataError: there is no such run.
     """
+    if corpus is None and not Path(model).exists() and not str(model).startswith("hf:"):
+        raise DataError(f"there is no model at {model}")
     if corpus is None:
         raise DataError(f"{model} was not trained here, so it has no held-out text; give a text to evaluate on")
     return Judged(list(_join(corpus.validation_pieces())), "the documents that the run held out")
@@ -73,6 +76,21 @@ def corpus_of(model: str | Path, *, progress: bool = True) -> Corpus | None:
     options = asdict(TrainSettings.make(**read_toml(folder.config)).data)
     del options["tokenizer"]
     return survey(options.pop("text"), progress=progress, **options)
+
+
+def leak_note(judged: Judged, corpus: Corpus | None, model: str | Path) -> str | None:
+    """A sentence if a run has learned from documents that it is judged on; None: it has not, or is no run."""
+    if corpus is None or corpus.cut_share is not None:
+        return None
+    learned = corpus.documents.hashes[: len(corpus.held_out)][~corpus.held_out]
+    hashes = [int.from_bytes(hashlib.blake2b(t.encode(), digest_size=8).digest(), "little") for t in judged.texts]
+    seen = int(np.isin(np.array(hashes, np.uint64), learned).sum())
+    if not seen:
+        return None
+    return (
+        f"{seen:,} of these {len(hashes):,} documents also stand in the training text of {model}: "
+        f"it looks better than it is"
+    )
 
 
 def training_shards(corpus: Corpus, tokenizer: Tokenizer, *, progress: bool = True) -> TokenShards:
