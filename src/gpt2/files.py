@@ -138,3 +138,14 @@ def default_mode() -> int:
 def _remove(path: Path | None) -> None:
     if path is not None:
         path.unlink(missing_ok=True)
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """The folder for derived data: `cache`, else `$GPT2_CACHE`, else the platform's user cache."""
+    if cache is not None:
+        return Path(cache)
+    if named := os.environ.get("GPT2_CACHE"):
+        return Path(named)
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "gpt2-from-scratch" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2-from-scratch"

@@ -47,6 +47,8 @@ class Evaluate:
     """auto, cpu, cuda or mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations."""
+    weights: Literal["stored", "int8"] = "stored"
+    """int8: what the model is worth with 8 bits per weight, as `gpt2 generate --weights int8` uses it."""
     json: bool = False
     """Print one JSON object."""
 
@@ -62,12 +64,15 @@ def main(argv: Sequence[str]) -> int:
     from gpt2.errors import ConfigError
     from gpt2.evaluation import text
     from gpt2.evaluation.examine import examine
+    from gpt2.model.ops.int8 import rounded
 
     if options.stories < 0:
         raise ConfigError(f"stories must be 0 or more, got {options.stories}")
     if not options.temperature > 0:
         raise ConfigError(f"temperature must be above 0 for stories that differ, got {options.temperature}")
     model, tokenizer = load(options.model, device=resolve_device(options.device))
+    if options.weights == "int8":
+        model = rounded(model)
     model.compute_dtype = None if options.dtype == "float32" else torch.bfloat16
     formats: dict[str, Any] = {
         "split": options.split, "text_field": options.text_field, "encoding_errors": options.encoding_errors,

@@ -3,28 +3,16 @@
 import contextlib
 import hashlib
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt2.errors import DataError
+from gpt2.files import cache_folder as cache_folder
 from gpt2.files import sha256, try_lock, write_json
 
 _SETTLED_NS = 2_000_000_000  # a file changed twice within a clock tick keeps its time: trust none that young
-
-
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """The folder for derived data: `cache`, else `$GPT2_CACHE`, else the platform's user cache."""
-    if cache is not None:
-        return Path(cache)
-    if named := os.environ.get("GPT2_CACHE"):
-        return Path(named)
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "gpt2-from-scratch" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2-from-scratch"
 
 
 def key_of(*parts: Any) -> str:

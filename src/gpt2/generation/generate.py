@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from gpt2.errors import ConfigError
-from gpt2.generation.sampling import Sampling, next_token
+from gpt2.generation.native_sampling import chooser
+from gpt2.generation.sampling import Sampling
+
+# Fewer tokens are there before a fast decoding step is made ready. A rule, no measurement: the same call must
+# always round alike.
+_LONG = 32
 
 
 def generate_ids(
@@ -37,7 +42,8 @@ def stream_ids(
     not depend on its neighbours in the batch (up to rounding).
 
     Args:
-        model: a language model with `config`, `new_cache` and `forward(ids, cache=)`, such as `GPT2`.
+        model: a language model with `config`, `new_cache`, `decoder` and `forward(ids, cache=)`, such as `GPT2`.
+            While it is in training mode every step is a forward pass, for nothing may delay the training.
         prompts: ids of each row, 1 to `context_length` of them.
         max_new_tokens: most new ids per row, 0 or more.
         sampling: how tokens are chosen.
@@ -53,18 +59,18 @@ def stream_ids(
     """
     _check(model.config, prompts, max_new_tokens)
     base = int(torch.randint(2**31, ())) if seed is None else seed
-    generators = [torch.Generator().manual_seed((base + row) % 2**63) for row in range(len(prompts))]
+    draws = [_draws((base + row) % 2**63) for row in range(len(prompts))]
     history = [list(prompt) for prompt in prompts]
-    window = _Window(model, history, use_cache)
-    active = set(range(len(prompts)))
     was_training = model.training
+    fast = max_new_tokens >= _LONG and not was_training
+    window = _Window(model, history, use_cache, fast)
+    choose = chooser(sampling, fast, window.device)
+    active = set(range(len(prompts)))
     model.eval()
     try:
         for _ in range(max_new_tokens if prompts else 0):
             with torch.inference_mode():
-                logits = window.logits()
-                uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
-                tokens = next_token(logits, history, sampling, uniform.to(logits.device)).tolist()
+                tokens = choose(window.logits(), history, [next(numbers) for numbers in draws])
             for row, token in enumerate(tokens):
                 history[row].append(token)
             step = [(row, tokens[row]) for row in sorted(active)]
@@ -76,6 +82,13 @@ def stream_ids(
         model.train(was_training)
 
 
+def _draws(seed: int) -> Iterator[float]:
+    """Numbers in [0, 1), without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.rand(64, generator=generator).tolist()
+
+
 class _Window:
     """The part of each row that the model sees, and its cached past.
 
@@ -83,18 +96,22 @@ class _Window:
     position 0. Without a cache the same windows are recomputed, so both ways give the same numbers.
     """
 
-    def __init__(self, model: Any, history: list[list[int]], use_cache: bool) -> None:
-        self.model, self.history, self.use_cache = model, history, use_cache
+    def __init__(self, model: Any, history: list[list[int]], use_cache: bool, fast: bool) -> None:
+        self.model, self.history, self.use_cache, self.fast = model, history, use_cache, fast
+        self.device = next(model.parameters()).device
         self.starts = [0] * len(history)
         self.cache: Any = None
+        self.step: Any = None
 
     def logits(self) -> Tensor:
         """(B, V): for the token after each row's last."""
         slid = self._slide()
         if self.cache is None or slid or not self.use_cache:
             return self._encode()
-        newest = [[ids[-1]] for ids in self.history]
-        return self.model(self._tensor(newest), cache=self.cache)[:, -1]
+        newest = [ids[-1] for ids in self.history]
+        if self.step is not None:
+            return self.step(newest)
+        return self.model(self._tensor(newest).unsqueeze(1), cache=self.cache)[:, -1]
 
     def _slide(self) -> bool:
         limit = self.model.config.context_length
@@ -109,10 +126,13 @@ class _Window:
         padding = self._tensor([width - len(view) for view in views])
         ids = self._tensor([[0] * (width - len(view)) + view for view in views])
         self.cache = self.model.new_cache(len(views), padding)
-        return self.model(ids, cache=self.cache)[:, -1]
+        logits = self.model(ids, cache=self.cache)[:, -1]
+        if self.fast and self.use_cache:
+            self.step = self.model.decoder(self.cache)
+        return logits
 
     def _tensor(self, values: list[Any]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=next(self.model.parameters()).device)
+        return torch.tensor(values, dtype=torch.long, device=self.device)
 
 
 def _check(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

@@ -16,6 +16,7 @@ from gpt2.model.initialization import initialize
 from gpt2.model.kv_cache import KVCache, LayerCache
 from gpt2.model.layers import MLP, Dropout, Embedding, LayerNorm
 from gpt2.model.ops import Kernels, Tap, kernels, scope
+from gpt2.model.ops.decode import DecodingStep, decoding_step
 from gpt2.model.segments import Segments
 from gpt2.model.weight_files import read_weights
 
@@ -98,6 +99,7 @@ class GPT2(nn.Module):
         compute_dtype: type of the activations; None: the parameters' own. With fp32 parameters and
             torch.bfloat16 here, each layer casts its weights as it uses them, and gradients arrive
             in fp32: mixed precision without autocast.
+        decoding_dtype: type in which decoding reads the weights; None: their own. See `ops.int8`.
 
     Example:
         >>> model = GPT2(GPT2Config(vocab_size=512, context_length=64, d_model=64, num_layers=2, num_heads=2))
@@ -112,6 +114,7 @@ class GPT2(nn.Module):
         self.config = config
         self.kernels = _kernels(kernels)
         self.compute_dtype: torch.dtype | None = None
+        self.decoding_dtype: torch.dtype | None = None
         self.generation_defaults: dict[str, Any] = {}
         self.transformer = Transformer(config, self.kernels)
         initialize(self, config, generator)
@@ -189,6 +192,10 @@ class GPT2(nn.Module):
         weight = self.transformer.wte.weight
         dtype = self.compute_dtype or weight.dtype
         return KVCache(self.config, batch, padding=padding, dtype=dtype, device=weight.device)
+
+    def decoder(self, cache: KVCache) -> DecodingStep:
+        """The fastest step of a decoding loop over `cache`; see `ops.decode`."""
+        return decoding_step(self, cache)
 
     def generate(
         self,

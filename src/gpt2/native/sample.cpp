@@ -1,0 +1,129 @@
+// One draw from logits: what generation/sampling.py does, without a tensor per step.
+//
+// Instead of sorting, the smallest weight that stays is found by halving the interval of weights: thirty
+// readings of a few thousand numbers take a few microseconds. Weights are e^(logit - peak), in [0, 1], whose
+// bits as an integer have the same order, so thirty halvings find the border exactly.
+
+#include "vectors.h"
+
+#include <cmath>
+
+namespace {
+
+// Number and sum of the weights whose bits are at least `border`.
+void at_least(const float* e, int64_t size, int32_t border, int64_t& count, double& sum) {
+  count = 0, sum = 0;
+  for (int64_t block = 0; block < size; block += 1024) {
+    int64_t end = block + 1024 < size ? block + 1024 : size;
+    Floats sums{};
+    Ints counts{};
+    for (int64_t i = block; i < end; i += LANES) {
+      Ints stays = read<Ints>(e + i) >= border;  // -1 or 0
+      counts -= stays;
+      sums += (Floats)(read<Ints>(e + i) & stays);
+    }
+    sum += total(sums);
+    for (int i = 0; i < LANES; i++) count += counts[i];
+  }
+}
+
+// The first id of the largest logit.
+int64_t likeliest(const float* logits, int64_t size) {
+  Floats peaks = Floats{} - INFINITY;
+  int64_t whole = size / LANES * LANES;
+  for (int64_t i = 0; i < whole; i += LANES) {
+    Floats x = load(logits + i);
+    peaks = x > peaks ? x : peaks;
+  }
+  float peak = -INFINITY;
+  for (int i = 0; i < LANES; i++) peak = peaks[i] > peak ? peaks[i] : peak;
+  for (int64_t i = whole; i < size; i++) peak = logits[i] > peak ? logits[i] : peak;
+  for (int64_t i = 0; i < size; i++)
+    if (logits[i] == peak) return i;
+  return 0;  // nothing but NaN
+}
+
+// Copies the weights whose bits are at least `border` to `to`, which may be `from`, and fills up to whole vectors.
+int64_t compact(const float* from, int64_t size, int32_t border, float* to) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < size; i++) {
+    float weight = from[i];
+    to[count] = weight;
+    count += read<int32_t>(&weight) >= border;
+  }
+  for (; count % LANES; count++) to[count] = 0;
+  return count;
+}
+
+// Makes zero what is outside the likeliest `most` or outside the smallest set that reaches `mass`. Among equal
+// weights at the border the first ids stay. `few` has room for size + 16.
+void keep_likeliest(float* e, int64_t size, int64_t most, double mass, float* few) {
+  int32_t low = 0, high = 0x3f800001;  // at `low` enough stays, at `high` too little
+  const float* left = e;
+  int64_t size_left = size, count = 0;
+  double sum = 0;
+  while (high - low > 1) {
+    int32_t middle = low + (high - low) / 2;
+    at_least(left, size_left, middle, count, sum);
+    if (count < most && sum < mass) {
+      high = middle;
+      continue;
+    }
+    low = middle;
+    if (count < size_left / 2 - LANES) {  // the others cannot matter any more
+      size_left = compact(left, size_left, low, few);
+      left = few;
+    }
+  }
+  at_least(left, size_left, high, count, sum);  // what lies above the border stays; at it, as many as are wanting
+  for (int64_t i = 0; i < size; i++) {
+    int32_t bits = read<int32_t>(e + i);
+    if (bits >= high) continue;
+    if (bits == low && count < most && sum < mass)
+      count++, sum += e[i];
+    else
+      e[i] = 0;
+  }
+}
+
+}  // namespace
+
+// logits (size); room (twice the size, and 48); top_k 0, top_p 1 and min_p 0 leave a filter out.
+extern "C" int64_t gpt2_sample(
+    const float* logits, float* room, int64_t size, float temperature, int64_t top_k, double top_p, float min_p,
+    double uniform) {
+  int64_t best = likeliest(logits, size);
+  if (temperature == 0) return best;
+  float peak = logits[best] / temperature;
+  int64_t whole = (size + LANES - 1) / LANES * LANES;
+  float* few = room + whole;
+  std::memcpy(room, logits, size * sizeof(float));
+  for (int64_t i = size; i < whole; i++) room[i] = -INFINITY;
+  for (int64_t i = 0; i < whole; i += LANES) {
+    Floats x = load(room + i) / temperature - peak, e = exponential(x);
+    store(room + i, (Floats)((Ints)e & (Ints)(x > -87.0f)));
+  }
+  int64_t count;
+  double sum;
+  if (top_k > 0 && top_k < size) keep_likeliest(room, whole, top_k, 1e300, few);
+  at_least(room, whole, 0, count, sum);
+  if (top_p < 1) keep_likeliest(room, whole, whole, top_p * sum, few);
+  if (min_p > 0)
+    for (int64_t i = 0; i < whole; i++) room[i] = room[i] < min_p ? 0 : room[i];
+  at_least(room, whole, 0, count, sum);
+  double target = uniform * sum, before = 0;
+  for (int64_t block = 0; block < whole; block += LANES) {
+    double here = total(load(room + block));
+    if (before + here <= target && block + LANES < whole) {
+      before += here;
+      continue;
+    }
+    for (int64_t i = block; i < block + LANES && i < size; i++) {
+      before += room[i];
+      if (before > target) return i;
+    }
+  }
+  for (int64_t i = size; i-- > 0;)  // rounding left a little over: the last that may be drawn
+    if (room[i] > 0) return i;
+  return best;
+}

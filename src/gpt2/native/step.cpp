@@ -1,0 +1,226 @@
+// One decoding step of GPT-2 on a CPU: a token per sequence in, logits out.
+//
+// The formulas are those of reference.py. What differs is the way through memory: a step reads every
+// weight once, and that is what it costs, so matrices lie in panels of 32 columns that are read from
+// end to end, in fp32, bf16 or int8, and everything else stays in the caches. Sums are in fp32.
+
+#include "vectors.h"
+
+#include <cmath>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+constexpr int PANEL = 32;
+constexpr int ROWS = 8;    // sequences that share one reading of a panel
+constexpr int SPARE = 16;  // between rows of room, lest eight of them meet in one set of the cache
+
+// x Phi(x) by GPT-2's formula: 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)).
+Floats gelu(Floats x) {
+  Floats u = 0.79788456f * (x + 0.044715f * x * x * x);
+  return x / (1.0f + exponential(-2.0f * u));
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Matrix {
+  const void* panels;  // (columns / 32, rows, 32), zeros beyond the last column
+  const float* scale;  // int8: one factor per column; else null
+  const float* bias;   // or null
+  int64_t rows, columns;
+};
+struct Norm {
+  const float *weight, *bias;
+};
+struct Layer {
+  Norm norm1, norm2;
+  Matrix qkv, attention_out, up, down;
+  void *keys, *values;  // (batch, context, heads, head_dim)
+};
+struct Model {
+  int64_t layers, heads, d_model, vocab, context, batch, threads;
+  int64_t weight_type, cache_type;  // 0 fp32, 1 bf16, 2 int8
+  const Layer* layer;
+  const float *tokens, *positions;  // embeddings
+  Norm norm;
+  Matrix head;
+  const int64_t* padding;  // (batch) empty slots at the left of each row
+  float *x, *wide, *z, *hidden, *norms, *scores;  // room: see the Python side
+  float* logits;  // (batch, columns of the head rounded up to panels)
+};
+}
+
+namespace {
+
+void layer_norm(const float* x, Norm norm, float* y, int64_t d) {
+  Floats sum{}, square{};
+  for (int64_t i = 0; i < d; i += LANES) sum += load(x + i);
+  float mean = total(sum) / d;
+  for (int64_t i = 0; i < d; i += LANES) {
+    Floats centred = load(x + i) - mean;
+    square += centred * centred;
+  }
+  float scale = 1.0f / std::sqrt(total(square) / d + 1e-5f);
+  for (int64_t i = 0; i < d; i += LANES)
+    store(y + i, (load(x + i) - mean) * scale * load(norm.weight + i) + load(norm.bias + i));
+}
+
+// Two rows of a panel, w[row][half]. Narrow weights lie interleaved, so that shifts of whole words part them.
+void two_rows(const float* p, Floats w[2][2]) {
+  for (int i = 0; i < 4; i++) w[i / 2][i % 2] = load(p + i * LANES);
+}
+void two_rows(const uint16_t* p, Floats w[2][2]) {
+  for (int row = 0; row < 2; row++) {
+    Words pair = read<Words>(p + row * PANEL);
+    w[row][0] = (Floats)(pair << 16), w[row][1] = (Floats)(pair & 0xffff0000u);
+  }
+}
+void two_rows(const int8_t* p, Floats w[2][2]) {
+  Ints four = read<Ints>(p);
+  w[0][0] = __builtin_convertvector(four << 24 >> 24, Floats), w[0][1] = __builtin_convertvector(four << 16 >> 24, Floats);
+  w[1][0] = __builtin_convertvector(four << 8 >> 24, Floats), w[1][1] = __builtin_convertvector(four >> 24, Floats);
+}
+
+// One panel times R rows of x. For few rows even and odd terms are summed apart: additions need not wait for each other.
+template <int R, class W>
+void multiply(const float* x, const W* panel, int64_t inner, float out[ROWS][PANEL]) {
+  constexpr int CHAINS = R < 4 ? 2 : 1;
+  Floats sum[CHAINS][R][2] = {};
+  for (int64_t i = 0; i < inner; i += 2) {
+    Floats w[2][2];
+    two_rows(panel + i * PANEL, w);
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; odd++)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) sum[odd % CHAINS][r][half] += x[r * (inner + SPARE) + i + odd] * w[odd][half];
+  }
+  for (int r = 0; r < R; r++)
+    for (int half = 0; half < 2; half++)
+      store(out[r] + half * LANES, CHAINS == 1 ? sum[0][r][half] : sum[0][r][half] + sum[CHAINS - 1][r][half]);
+}
+
+// finish(row, first column, 16 values) takes each piece of x W + b.
+template <class W, class Finish>
+void product(const Matrix& m, const float* x, int64_t batch, int part, int parts, Finish finish) {
+  int64_t panels = (m.columns + PANEL - 1) / PANEL;
+  for (int64_t p = panels * part / parts; p < panels * (part + 1) / parts; p++) {
+    const W* panel = (const W*)m.panels + p * m.rows * PANEL;
+    for (int64_t row = 0, rows; row < batch; row += rows) {
+      float out[ROWS][PANEL];
+      const float* from = x + row * (m.rows + SPARE);
+      int64_t left = batch - row;
+      rows = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      if (rows == 8) multiply<8>(from, panel, m.rows, out);
+      if (rows == 4) multiply<4>(from, panel, m.rows, out);
+      if (rows == 2) multiply<2>(from, panel, m.rows, out);
+      if (rows == 1) multiply<1>(from, panel, m.rows, out);
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < PANEL; c += LANES) {
+          Floats y = load(out[r] + c);
+          if (m.scale) y *= load(m.scale + p * PANEL + c);
+          if (m.bias) y += load(m.bias + p * PANEL + c);
+          finish(row + r, p * PANEL + c, y);
+        }
+    }
+  }
+}
+
+// softmax(q k^T / sqrt(d)) v of one head of one row, whose key and value it first adds to the cache.
+template <class C>
+void attend(const Model& m, const Layer& layer, int64_t row, int64_t head, int64_t now, float* scores) {
+  int64_t d = m.d_model / m.heads;
+  const float* q = m.wide + row * 3 * m.d_model + head * d;
+  C* keys = (C*)layer.keys + row * m.context * m.d_model + head * d;
+  C* values = (C*)layer.values + row * m.context * m.d_model + head * d;
+  for (int64_t i = 0; i < d; i += LANES) {
+    store(keys + now * m.d_model + i, load(q + m.d_model + i));
+    store(values + now * m.d_model + i, load(q + 2 * m.d_model + i));
+  }
+  float scale = 1.0f / std::sqrt((float)d), peak = -INFINITY;
+  int64_t first = m.padding[row];
+  for (int64_t s = first; s <= now; s++) {
+    Floats sum{};
+    for (int64_t i = 0; i < d; i += LANES) sum += load(q + i) * load(keys + s * m.d_model + i);
+    scores[s - first] = total(sum) * scale;
+    peak = scores[s - first] > peak ? scores[s - first] : peak;
+  }
+  int64_t count = now + 1 - first, whole = (count + LANES - 1) / LANES * LANES;
+  for (int64_t s = count; s < whole; s++) scores[s] = -INFINITY;
+  Floats sums{};
+  for (int64_t s = 0; s < whole; s += LANES) {
+    Floats e = exponential(load(scores + s) - peak);
+    store(scores + s, e);
+    sums += e;
+  }
+  float* z = m.z + row * (m.d_model + SPARE) + head * d;
+  for (int64_t i = 0; i < d; i += LANES) {
+    Floats sum{};
+    for (int64_t s = 0; s < count; s++) sum += scores[s] * load(values + (first + s) * m.d_model + i);
+    store(z + i, sum / total(sums));
+  }
+}
+
+template <class W, class C>
+void work(const Model& m, const int64_t* ids, int64_t now, int part, int parts) {
+  int64_t d = m.d_model;
+  float* norms = m.norms + part * m.batch * (d + SPARE);  // each thread its own: cheaper than waiting for one
+  float* scores = m.scores + part * (m.context + LANES);
+  auto normalize = [&](Norm norm) {
+    for (int64_t row = 0; row < m.batch; row++) layer_norm(m.x + row * d, norm, norms + row * (d + SPARE), d);
+  };
+  auto add_to_x = [&](int64_t row, int64_t column, Floats y) {
+    store(m.x + row * d + column, load(m.x + row * d + column) + y);
+  };
+  for (int64_t row = part; row < m.batch; row += parts)
+    for (int64_t i = 0; i < d; i += LANES)
+      store(m.x + row * d + i, load(m.tokens + ids[row] * d + i) + load(m.positions + (now - m.padding[row]) * d + i));
+#pragma omp barrier
+  for (int64_t l = 0; l < m.layers; l++) {
+    const Layer& layer = m.layer[l];
+    normalize(layer.norm1);
+    product<W>(layer.qkv, norms, m.batch, part, parts,
+               [&](int64_t row, int64_t column, Floats y) { store(m.wide + row * 3 * d + column, y); });
+#pragma omp barrier
+    for (int64_t i = m.batch * m.heads * part / parts; i < m.batch * m.heads * (part + 1) / parts; i++)
+      attend<C>(m, layer, i / m.heads, i % m.heads, now, scores);
+#pragma omp barrier
+    product<W>(layer.attention_out, m.z, m.batch, part, parts, add_to_x);
+#pragma omp barrier
+    normalize(layer.norm2);
+    product<W>(layer.up, norms, m.batch, part, parts,
+               [&](int64_t row, int64_t column, Floats y) { store(m.hidden + row * (4 * d + SPARE) + column, gelu(y)); });
+#pragma omp barrier
+    product<W>(layer.down, m.hidden, m.batch, part, parts, add_to_x);
+#pragma omp barrier
+  }
+  normalize(m.norm);
+  int64_t width = (m.vocab + PANEL - 1) / PANEL * PANEL;
+  product<W>(m.head, norms, m.batch, part, parts,
+             [&](int64_t row, int64_t column, Floats y) { store(m.logits + row * width + column, y); });
+}
+
+template <class W> void choose_cache(const Model& m, const int64_t* ids, int64_t now, int part, int parts) {
+  m.cache_type == 0 ? work<W, float>(m, ids, now, part, parts) : work<W, uint16_t>(m, ids, now, part, parts);
+}
+
+}  // namespace
+
+// ids (batch): the newest token of each row; now: slots of the cache that are filled.
+extern "C" void gpt2_step(const Model* m, const int64_t* ids, int64_t now) {
+#pragma omp parallel num_threads(m->threads)
+  {
+    int part = 0, parts = 1;
+#ifdef _OPENMP
+    part = omp_get_thread_num(), parts = omp_get_num_threads();
+#endif
+    if (m->weight_type == 0) choose_cache<float>(*m, ids, now, part, parts);
+    if (m->weight_type == 1) choose_cache<uint16_t>(*m, ids, now, part, parts);
+    if (m->weight_type == 2) choose_cache<int8_t>(*m, ids, now, part, parts);
+  }
+}
