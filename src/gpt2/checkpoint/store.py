@@ -106,6 +106,11 @@ def newest_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint
     return None, skipped
 
 
+def whole_checkpoints(root: Path) -> list[int]:
+    """Steps of the checkpoints that were written to their end; not compared with their hashes."""
+    return [_step(path) for path in _steps(root) if (path / "manifest.json").is_file()]
+
+
 def require_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """As `newest_checkpoint`; no checkpoint yet is fine, but none that is whole is not.
 

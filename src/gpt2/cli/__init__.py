@@ -14,6 +14,8 @@ COMMANDS = {
     "evaluate": "how good a model is: bits per byte, stories, memorisation",
     "compare": "which of several models is better, and whether that is noise",
     "data": "fetch, examine and tokenise text",
+    "doctor": "what this machine has, and whether it computes rightly",
+    "verify-resume": "prove that a killed and resumed run gives the same bits",
     "bench": "measure speed against other tools",
 }
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     warnings.formatwarning = _one_line
     try:
-        return import_module(f"gpt2.cli.{name}").main(rest)
+        return import_module(f"gpt2.cli.{name.replace('-', '_')}").main(rest)
     except GPT2Error as error:
         print(f"gpt2: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -65,5 +67,5 @@ def _one_line(message: Warning | str, *_: object) -> str:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    rows = "\n".join(f"  {name:<14} {what}" for name, what in COMMANDS.items())
     return f"GPT-2 from scratch: train, look inside, use.\n\n{_USAGE}\n\ncommands:\n{rows}"

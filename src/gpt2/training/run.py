@@ -19,6 +19,7 @@ from gpt2.training import inputs
 from gpt2.training.choices import TextFigures
 from gpt2.training.plan import check_context, make_plan, resolve
 from gpt2.training.session import Say, Session, TrainedRun
+from gpt2.training.trust import trusted
 
 
 def train(text: str | Path | Sequence[str | Path] = (), *, progress: bool = True, **settings: Any) -> TrainedRun | None:
@@ -59,7 +60,13 @@ def assemble(settings: TrainSettings, *, progress: bool = True) -> Session | Non
     folder = RunFolder(settings.run.out or inputs.default_out(settings))
     if not settings.run.plan and not settings.run.resume:
         folder.refuse_if_taken(settings.run.overwrite)
-    machine = examine(settings.run.device, settings.run.dtype, settings.run.threads)
+    machine, kernels = trusted(
+        examine(settings.run.device, settings.run.dtype, settings.run.threads),
+        settings.run.kernels,
+        choose_dtype=settings.run.dtype == "auto",
+        fall_back=not settings.run.resume,
+    )
+    settings = settings.changed(kernels=kernels)
     corpus = inputs.survey_text(settings, progress)
     if settings.run.from_model and is_hub_name(settings.run.from_model):
         settings = settings.changed(from_model=pinned(settings.run.from_model))
