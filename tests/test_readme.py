@@ -188,7 +188,7 @@ def test_links_and_options_exist(document: str) -> None:
 
 def options_of_commands() -> set[str]:
     """Names of the fields of every command's settings."""
-    modules = [importlib.import_module(f"gpt2.cli.{command}") for command in COMMANDS]
+    modules = [importlib.import_module(f"gpt2.cli.{command.replace('-', '_')}") for command in COMMANDS]
     kinds = [kind for module in modules for kind in vars(module).values() if dataclasses.is_dataclass(kind)]
     return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
