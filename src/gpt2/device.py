@@ -26,6 +26,8 @@ class Machine:
     """Matrix-product speed measured in `dtype`, in floating-point operations per second."""
     reasons: list[str] = field(default_factory=list)
     """One sentence per choice."""
+    processes: int = 1
+    """Processes that train together, each on such a device."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:

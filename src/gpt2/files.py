@@ -97,6 +97,20 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot sync a folder
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if os.name != "nt":  # Windows refuses to sync what is open for reading
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def require_free_space(folder: str | Path, needed: int, purpose: str) -> None:
     """Refuse to start what the disk cannot hold.
 

@@ -107,6 +107,9 @@ class RunSettings:
     """Type of the activations; auto: bfloat16 where it is measured to be faster."""
     threads: int | None = None
     """CPU threads; none: PyTorch's choice, or one where that is measured to be faster."""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """Several processes (torchrun): a copy of the model in each (ddp, the default), its rows divided among all (fsdp)
+    or among those of each machine (hsdp)."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto: only where it is known to pay."""
     kernels: Literal["fused", "reference"] = "fused"

@@ -72,8 +72,8 @@ def test_resolved_settings_leave_nothing_open_and_plan_the_same_again() -> None:
     settings, config = resolve(plan, plan.config.vocab_size, 0, True)
     again = make_plan(settings, plan.text, LAPTOP, None)
     assert again.config == plan.config
-    assert (again.tokens_per_step, again.seconds, again.micro_batches) == (
-        plan.tokens_per_step, plan.seconds, plan.micro_batches,
+    assert (again.tokens_per_step, again.seconds, again.micro_batch_tokens) == (
+        plan.tokens_per_step, plan.seconds, plan.micro_batch_tokens,
     )  # fmt: skip
     assert config.eos_token_id == 0
     open_ones = {name for name, value in settings.flat().items() if value is None}

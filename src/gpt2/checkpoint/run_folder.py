@@ -22,6 +22,7 @@ class RunFolder:
         self.samples = self.training / "samples.md"
         self.curve = self.training / "loss.svg"
         self.lock = self.training / "lock"
+        self.launch = self.training / "launch"
         self.stopped = self.training / "stopped.json"
         self.card = self.path / "README.md"
 

@@ -6,21 +6,23 @@ A flipped bit or a truncated file loads silently in safetensors, so every file i
 sha256 of its manifest; the newest checkpoint that is whole wins, and each one skipped is named.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from gpt2.checkpoint.sharded import Rows, Share, read_tensors, write_index, write_share
 from gpt2.errors import CheckpointError, UserError
-from gpt2.files import is_alive, require_free_space, sha256
+from gpt2.files import is_alive, require_free_space, sha256, sync
 
 VERSION = 1
 _PREFIX = "step-"
@@ -36,55 +38,130 @@ class Checkpoint:
     state: dict[str, Any]
     """Everything that is not a tensor."""
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors saved as `name`."""
-        return load_file(self.path / f"{name}.safetensors")
+    def tensors(self, name: str, rows: Rows = lambda entry: None) -> dict[str, Tensor]:
+        """The tensors saved as `name`, by however many processes; `rows` says which rows of each are wanted."""
+        return read_tensors(self.path, name, rows)
 
 
 def save_checkpoint(
-    root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    share: Share | None = None,
 ) -> Path:
     """Write a checkpoint; it appears under its name only when complete.
 
     Args:
         root: the run's folder of checkpoints.
         step: optimizer steps done.
-        tensors: file name (without ending) -> tensors.
+        tensors: file name (without ending) -> tensors, or this process's rows of them.
         state: JSON values.
+        share: what this process does of it, when each of several calls this; None: all.
 
     Raises:
         UserError: the disk is full or not writable; checkpoints already there are as they were.
     """
-    size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
-    require_free_space(root, int(1.05 * size) + 1_000_000, f"checkpoint {step}")
+    if share is not None:
+        return _save_together(root, step, tensors, state, share)
     final = root / f"{_PREFIX}{step:08d}"
+    work = _begin(final, step, _size(tensors))
+    if work is None:
+        return final
+    with _cleared(work, final):
+        for name, group in tensors.items():
+            path = work / f"{name}.safetensors"
+            save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, path)
+            sync(path)
+        _commit(work, final, step, state)
+    return final
+
+
+def _save_together(
+    root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], share: Share
+) -> Path:
+    """Rank 0 makes the folder, all write into it, rank 0 completes it; what fails anywhere fails everywhere."""
+    final, work, told = root / f"{_PREFIX}{step:08d}", None, {}
+    if share.place == 0:
+        try:
+            work = _begin(final, step, share.places * _size(tensors))
+            told = {"work": work and work.name}
+        except UserError as error:
+            told = {"error": str(error)}
+    told = share.exchange("checkpoint-begun", told)[0]
+    if told.get("work") is not None:
+        try:
+            mine = write_share(root / told["work"], tensors, share)
+        except (OSError, SafetensorError) as error:
+            mine = {"error": f"cannot write the checkpoint {final}: {error}"}
+        shares = share.exchange("checkpoint-written", mine)
+        told = next((item for item in shares if "error" in item), {})
+        if work is not None:
+            try:
+                with _cleared(work, final):
+                    if not told:
+                        write_index(work, shares)
+                        _commit(work, final, step, state, {k: v for item in shares for k, v in item["files"].items()})
+            except UserError as error:
+                told = {"error": str(error)}
+        told = share.exchange("checkpoint-done", told)[0]
+    if "error" in told:
+        raise UserError(told["error"])
+    return final
+
+
+def _begin(final: Path, step: int, size: int) -> Path | None:
+    """A folder to fill with `size` bytes; None: this checkpoint is there already."""
+    require_free_space(final.parent, int(1.05 * size) + 1_000_000, f"checkpoint {step}")
     if final.exists():
         if _problem(final) is None:
-            return final
+            return None
         shutil.rmtree(final)
-    work = root / f".{final.name}.tmp-{os.getpid()}"
+    work = final.parent / f".{final.name}.tmp-{os.getpid()}"
     try:
         work.mkdir(parents=True)
-        for name, group in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in group.items()},
-                work / f"{name}.safetensors",
-            )
-        (work / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in sorted(work.iterdir())}
-        for file in work.iterdir():
-            _sync(file)
-        manifest = {"version": VERSION, "step": step, "files": files}
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _sync(work / "manifest.json")
-        _sync(work)
-        work.rename(final)
-        _sync(root)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {final}: {error}") from error
+    return work
+
+
+@contextlib.contextmanager
+def _cleared(work: Path, final: Path) -> Iterator[None]:
+    """Whatever happens in the block, nothing stays under the temporary name."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the checkpoint {final}: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return final
+
+
+def _commit(
+    work: Path, final: Path, step: int, state: Mapping[str, Any], known: Mapping[str, dict[str, Any]] | None = None
+) -> None:
+    """State and manifest, then the name; tensors are on the disk by now, hashes of some of them `known`."""
+    files = dict(known or {})
+    (work / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for file in work.iterdir():
+        if file.name not in files:
+            sync(file)
+            files[file.name] = {"sha256": sha256(file), "size": file.stat().st_size}
+    manifest = {"version": VERSION, "step": step, "files": dict(sorted(files.items()))}
+    (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    sync(work / "manifest.json")
+    sync(work)
+    work.rename(final)
+    sync(final.parent)
+
+
+def _size(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    return sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, which is taken to be whole."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return Checkpoint(path, _step(path), state)
 
 
 def newest_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
@@ -100,8 +177,7 @@ def newest_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint
             continue
         problem = _problem(path)
         if problem is None:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return Checkpoint(path, _step(path), state), skipped
+            return open_checkpoint(path), skipped
         skipped.append(f"{path} is passed over: {problem}")
     return None, skipped
 
@@ -189,16 +265,3 @@ def _problem(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its manifest.json cannot be read ({error})"
     return None
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot sync a folder
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if os.name != "nt":  # Windows refuses to sync what is open for reading
-            raise
-    finally:
-        os.close(descriptor)

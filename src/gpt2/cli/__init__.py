@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return import_module(f"gpt2.cli.{name.replace('-', '_')}").main(rest)
     except GPT2Error as error:
-        print(f"gpt2: error: {error}", file=sys.stderr)
+        if str(error):  # of several processes one speaks
+            print(f"gpt2: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of a pipe (head, less) has enough
         sys.stderr.close()

@@ -1,7 +1,9 @@
 """`gpt2 train`: text in, a trained model folder out."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from gpt2.config import preset_names
+from gpt2.errors import GPT2Error
 from gpt2.settings import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 
 
@@ -39,7 +42,7 @@ class Train:
 
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 train`."""
-    settings = parse(argv)
+    settings = parse(argv) if os.environ.get("RANK", "0") == "0" else _parse_silently(argv)
     from gpt2.training.run import run
 
     run(settings)
@@ -63,6 +66,15 @@ def parse(argv: Sequence[str]) -> TrainSettings:
     options = {name: value for group in groups for name, value in vars(group).items()}
     given = {name: value for name, value in options.items() if value != flat[name]}
     return TrainSettings.layered(flat, given)
+
+
+def _parse_silently(argv: Sequence[str]) -> TrainSettings:
+    """For torchrun's other processes: what is wrong is wrong in all of them, and rank 0 says it."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        try:
+            return parse(argv)
+        except GPT2Error as error:
+            raise SystemExit(error.exit_code) from error
 
 
 def _below() -> argparse.ArgumentParser:

@@ -74,7 +74,7 @@ class BatchLoader:
         order = np.argsort(-lengths, kind="stable")
         starts, lengths = starts[order], lengths[order]
         if parts > 1:
-            mine = _deal(lengths, parts) == part
+            mine = deal(lengths, parts) == part
             starts, lengths = starts[mine], lengths[mine]
             if not len(lengths):
                 return Batch(torch.tensor([[self._separator]]), torch.tensor([[IGNORED]]), [1])
@@ -136,7 +136,7 @@ class BatchLoader:
         return targets.astype(np.int64)
 
 
-def _deal(lengths: np.ndarray, parts: int) -> np.ndarray:
+def deal(lengths: np.ndarray, parts: int) -> np.ndarray:
     """Which part each piece goes to: longest first, each to the part with the fewest tokens so far."""
     filled = np.zeros(parts, dtype=np.int64)
     owner = np.empty(len(lengths), dtype=np.int64)

@@ -57,7 +57,7 @@ def estimated_bytes_per_token(vocab_size: int) -> float:
 def estimated_tokens_per_second(config: GPT2Config, machine: Machine) -> float:
     """Training speed to expect: narrow models use less of the machine's matrix speed."""
     share = min(0.6, 0.35 * (config.d_model / 128) ** 0.4)
-    return max(1.0, share * machine.flops / flops_per_token(config))
+    return max(1.0, share * machine.processes * machine.flops / flops_per_token(config))
 
 
 def choose_seconds(settings: TrainSettings, machine: Machine, reasons: list[str]) -> float | None:
@@ -192,14 +192,14 @@ def choose_weight_decay(settings: TrainSettings, passes: float, reasons: list[st
 
 
 def choose_micro_batches(tokens_per_step: int, config: GPT2Config, machine: Machine, wanted: int | None) -> int:
-    """Forward passes per step, so that the activations fit into memory (and, on a CPU, not far beyond its cache)."""
+    """Forward passes per step and process: activations fit into memory (on a CPU: not far beyond its cache)."""
     limit = wanted or 16_384
     if wanted is None and machine.device.type != "cpu":
         free = free_memory(machine.device) or 8 * 10**9
         limit = 65_536
         while limit > config.context_length and training_memory(config, limit) > 0.6 * free:
             limit //= 2
-    return math.ceil(tokens_per_step / max(limit, config.context_length))
+    return math.ceil(tokens_per_step / (machine.processes * max(limit, config.context_length)))
 
 
 def padded(vocab_size: int) -> int:

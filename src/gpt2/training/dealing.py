@@ -19,14 +19,16 @@ from gpt2.training.distributed import Processes
 Tensors = dict[str, Tensor]
 
 
-def owners(shapes: Mapping[str, Sequence[int]], size: int) -> dict[str, int]:
-    """Which of `size` processes does which matrix: the costliest first, each to the one with the least to do."""
+def owned(shapes: Mapping[str, Sequence[int]], size: int) -> list[list[str]]:
+    """The matrices that each of `size` processes does: the costliest first, each to the one with the least to do."""
     cost = {name: rows * columns * min(rows, columns) for name, (rows, columns) in shapes.items()}
-    load, owner = [0] * size, {}
+    load: list[int] = [0] * size
+    names: list[list[str]] = [[] for _ in range(size)]
     for name in sorted(cost, key=lambda name: -cost[name]):
-        owner[name] = place = load.index(min(load))
+        place = load.index(min(load))
+        names[place].append(name)
         load[place] += cost[name]
-    return owner
+    return names
 
 
 class DealWhole:
@@ -34,15 +36,14 @@ class DealWhole:
 
     Args:
         processes: who shares the work.
-        shapes: name -> shape of each matrix.
     """
 
-    def __init__(self, processes: Processes, shapes: Mapping[str, Sequence[int]]) -> None:
-        self.processes, self.owner = processes, owners(shapes, processes.size)
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
 
     def __call__(self, updates: Tensors, compute: Callable[[Tensors], Tensors]) -> Tensors:
         """The directions of all updates, each computed by its owner."""
-        names = [[n for n in updates if self.owner[n] == rank] for rank in range(self.processes.size)]
+        names = owned({name: update.shape for name, update in updates.items()}, self.processes.size)
         found = compute({name: updates[name].bfloat16() for name in names[self.processes.rank]})
         longest = max(sum(updates[name].numel() for name in mine) for mine in names)
         anything = next(iter(updates.values()))
@@ -59,35 +60,33 @@ class DealRows:
 
     Args:
         group: those who divide the rows.
-        shapes: name -> shape of each whole matrix.
-        rows: name -> how many rows each process of the group holds.
+        rows: name -> how many rows of the whole matrix each process of the group holds.
     """
 
-    def __init__(self, group: Any, shapes: Mapping[str, Sequence[int]], rows: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, group: Any, rows: Mapping[str, Sequence[int]]) -> None:
         self.group, self.rows = group, rows
         self.place, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self.owner = owners(shapes, self.size)
 
     def __call__(self, updates: Tensors, compute: Callable[[Tensors], Tensors]) -> Tensors:
         """This process's rows of all directions, each computed by its owner."""
-        names = [[n for n in updates if self.owner[n] == rank] for rank in range(self.size)]
-        mine, columns = names[self.place], {name: update.shape[1] for name, update in updates.items()}
-        theirs = [[(self.rows[name][rank], columns[name]) for name in mine] for rank in range(self.size)]
-        ours = [[(self.rows[name][self.place], columns[name]) for name in owned] for owned in names]
-        device = next(iter(updates.values())).device
-        pieces = self._exchange([[updates[name] for name in owned] for owned in names], theirs, device)
+        columns, device = {n: u.shape[1] for n, u in updates.items()}, next(iter(updates.values())).device
+        names = owned({name: (sum(self.rows[name]), columns[name]) for name in updates}, self.size)
+        mine = names[self.place]
+        coming = [[(self.rows[name][rank], columns[name]) for name in mine] for rank in range(self.size)]
+        pieces = self._exchange([[updates[name] for name in theirs] for theirs in names], coming, device)
         whole = compute({name: torch.cat([piece[i] for piece in pieces]) for i, name in enumerate(mine)})
-        split = [whole[name].split(list(self.rows[name])) for name in mine]
-        back = self._exchange([[parts[rank] for parts in split] for rank in range(self.size)], ours, device)
+        parts = [whole[name].split(list(self.rows[name])) for name in mine]
+        coming = [[(self.rows[name][self.place], columns[name]) for name in theirs] for theirs in names]
+        pieces = self._exchange([[part[rank] for part in parts] for rank in range(self.size)], coming, device)
         directions = {}
-        for owned, received in zip(names, back, strict=True):
-            directions |= zip(owned, received, strict=True)
+        for theirs, received in zip(names, pieces, strict=True):
+            directions |= zip(theirs, received, strict=True)
         return directions
 
     def _exchange(
         self, to: list[list[Tensor]], shapes: list[list[tuple[int, int]]], device: torch.device
     ) -> list[list[Tensor]]:
-        """Send tensors to each process; get from each those of the `shapes` it sends."""
+        """Send tensors to each process; get from each those of the `shapes` that are expected."""
         outgoing = [sum(t.numel() for t in tensors) for tensors in to]
         incoming = [sum(a * b for a, b in wanted) for wanted in shapes]
         send = torch.empty(sum(outgoing), dtype=torch.bfloat16, device=device)

@@ -8,10 +8,10 @@ import contextlib
 import json
 import os
 import platform
-import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,38 +23,73 @@ from torch.distributed.rendezvous import rendezvous
 from gpt2.device import resolve_device
 from gpt2.errors import ConfigError, GPT2Error
 
-# How long a collective may last before it counts as hung. Work that takes longer is awaited in the store instead.
+# How long a collective may last before it counts as hung. What may take longer is awaited in the store instead.
 _TIMEOUT = timedelta(minutes=20)
-_POLL = timedelta(seconds=5)
+_LONGEST_PAUSE = 0.5  # seconds between two looks into the store
 
 _FAILED = "gpt2/failed"
+
+
+class OtherFailedError(GPT2Error):
+    """Another process failed, and says why; this one ends without a word."""
+
+    def __init__(self, exit_code: int = 1) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
 
 
 class Processes:
     """The processes of a run, seen from one of them.
 
+    Floats and tensors go by collectives, which are fast and time out. JSON values go through a store, where one
+    waits for the others however long they take.
+
     Args:
         rank: number of this process; 0 alone prints and writes.
         size: how many there are.
-        device: what this one computes on; "auto" or a name while it is alone.
-        store: what all of them read and write, outlasting any time-out; None: alone.
+        store: what all of them read and write; None: alone.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, device: str = "auto", store: Store | None = None) -> None:
-        self.rank, self.size, self.device, self._store = rank, size, device, store
-        self._turns = 0
+    def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
+        self.rank, self.size, self.device = rank, size, torch.device("cpu")
+        self._store, self._count = store, Counter[str]()
 
     @property
     def is_main(self) -> bool:
         """Whether this one speaks and writes for all."""
         return self.rank == 0
 
+    def own_device(self, device: str) -> str:
+        """The name of this process's device.
+
+        Args:
+            device: as in the settings. CUDA, whatever its number, means each process's own GPU.
+
+        Raises:
+            ConfigError: there are fewer GPUs than processes, or the device cannot be shared.
+        """
+        if self._store is None:
+            return device
+        self.device = _own_device(device)
+        return str(self.device)
+
+    def connect(self) -> None:
+        """Make collectives possible, once all have come so far."""
+        if self._store is None:
+            return
+        self.exchange("connect", None)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        store = PrefixStore("collectives", self._store)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=_TIMEOUT)
+
     def gather(self, *values: float | Tensor) -> list[list[float]]:
         """The values that each process gave, by rank; all get the same."""
         if self.size == 1:
             return [[float(value) for value in values]]
         mine = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
-        return [row.tolist() for row in self.gather_tensors(mine)]
+        return torch.stack(self.gather_tensors(mine)).tolist()
 
     def gather_tensors(self, mine: Tensor) -> list[Tensor]:
         """A tensor of the same shape from each process, by rank."""
@@ -64,106 +99,98 @@ class Processes:
         dist.all_gather(rows, mine)
         return rows
 
-    def gather_json(self, value: Any) -> list[Any]:
-        """A JSON value from each process, by rank."""
-        if self.size == 1:
-            return [value]
-        text = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=self.device)
-        sizes = [int(size) for (size,) in self.gather(len(text))]
-        padded = text.new_zeros(max(sizes))
-        padded[: len(text)] = text
-        rows = self.gather_tensors(padded)
-        return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
+    def from_main(self, topic: str, value: Any) -> Any:
+        """The JSON value of rank 0; those of the others are dropped. May be called from any thread."""
+        if self._store is None:
+            return value
+        key = self._key(topic)
+        if self.is_main:
+            self._store.set(key, json.dumps(value))
+        return self._awaited(key)
 
-    def from_main(self, value: Any) -> Any:
-        """The JSON value of rank 0; those of the others are dropped."""
-        return self.gather_json(value if self.is_main else None)[0]
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        """The JSON values of all, by rank. May be called from any thread."""
+        if self._store is None:
+            return [value]
+        key = self._key(topic)
+        self._store.set(f"{key}/{self.rank}", json.dumps(value))
+        return [self._awaited(f"{key}/{rank}") for rank in range(self.size)]
 
     @contextlib.contextmanager
-    def main_first(self) -> Iterator[None]:
+    def main_first(self, topic: str) -> Iterator[None]:
         """Rank 0 does what is in the block, then one process of each other machine, then all the others.
 
-        They wait however long it takes: no collective, which would time out, is open meanwhile. What the
-        first one left in a cache the next ones find there, be the cache each machine's own or shared.
+        What the first one left in a cache the next ones find there, be the cache each machine's own or shared.
         """
         if self._store is None:
             yield
             return
-        self._turns += 1
-        node, first_here = os.environ.get("GROUP_RANK", "0"), os.environ.get("LOCAL_RANK", "0") == "0"
-        main, here = f"gpt2/turn-{self._turns}/main", f"gpt2/turn-{self._turns}/node-{node}"
+        key, here = self._key(topic), os.environ.get("GROUP_RANK", "0")
+        is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
         if not self.is_main:
-            self._await(main if first_here else here)
+            self._awaited(f"{key}/main" if is_first_here else f"{key}/node-{here}")
         yield
         if self.is_main:
-            self._store.set(main, "done")
-        if first_here:
-            self._store.set(here, "done")
+            self._store.set(f"{key}/main", "true")
+        if is_first_here:
+            self._store.set(f"{key}/node-{here}", "true")
 
-    def leave_together(self) -> None:
-        """Wait until rank 0 is done; then all may end."""
-        with self.main_first():
-            pass
+    def leave(self) -> None:
+        """End together: nobody goes while another still needs him."""
+        self.exchange("end", None)
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
-    def _await(self, key: str) -> None:
+    def fail(self) -> bool:
+        """Tell the others that this one fails; whether it is the first to do so, whose word counts."""
+        if self._store is None:
+            return True
+        with contextlib.suppress(RuntimeError):  # the store is gone if its machine is
+            return self._store.add(_FAILED, 1) == 1
+        return True
+
+    def _key(self, topic: str) -> str:
+        self._count[topic] += 1
+        return f"gpt2/{topic}-{self._count[topic]}"
+
+    def _awaited(self, key: str) -> Any:
         assert self._store is not None
+        pause = 0.005
         while not self._store.check([key]):
             if self._store.check([_FAILED]):
-                raise GPT2Error("another process failed")
-            with contextlib.suppress(dist.DistStoreError):
-                self._store.wait([key], _POLL)
+                raise OtherFailedError
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
+        return json.loads(self._store.get(key))
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Iterator[Processes]:
+def joined() -> Iterator[Processes]:
     """Within this, the processes that `torchrun` started work together; without it, one works alone.
 
-    Rank 0 prints. If a process fails, it says why, and the others end without a word.
-
-    Args:
-        device: as in the settings; with several processes, CUDA means the GPU of each process's own number.
-
-    Raises:
-        ConfigError: there are fewer GPUs than processes, or the device cannot be shared.
+    If one fails, it says why, and the others end without a word.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    if size == 1:
-        yield Processes(device=device)
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        yield Processes()
         return
-    own = _own_device(device)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
     store, rank, size = next(iter(rendezvous("env://")))
-    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size,
-                            timeout=_TIMEOUT)  # fmt: skip
-    if rank != 0:
-        silence()
+    processes = Processes(rank, size, store)
     try:
-        processes = Processes(rank, size, str(own), store)
         yield processes
-        processes.leave_together()
-        dist.destroy_process_group()
-    except BaseException:
-        with contextlib.suppress(Exception):  # the store is gone if its host died first
-            silence(store.add(_FAILED, 1) != 1)
+        processes.leave()
+    except BaseException as error:
+        if not processes.fail():
+            raise OtherFailedError(getattr(error, "exit_code", 1)) from error
+        if isinstance(error, RuntimeError) and dist.is_initialized() and "onnection" in str(error):
+            what = str(error).strip().splitlines()[-1][:160]
+            raise GPT2Error(f"another process of the run is gone: {what}") from error
         raise
 
 
-def silence(quiet: bool = True) -> None:
-    """Let this process print nothing, or everything again."""
-    if quiet:
-        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of its life
-    else:
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-
-
-def launch() -> str | None:
+def launch_name() -> str | None:
     """What all restarts by one `torchrun` have in common; None: it did not start this process."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
-    if name is None:
-        return None
-    return name if name != "none" else f"{platform.node()}:{os.getppid()}"
+    return f"{platform.node()}:{os.getppid()}" if name == "none" else name
 
 
 def was_restarted() -> bool:
@@ -174,7 +201,7 @@ def was_restarted() -> bool:
 def _own_device(name: str) -> torch.device:
     """The device of this process among those of its machine."""
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    chosen = torch.device(name) if name.startswith("cuda") else resolve_device(name)
+    chosen = torch.device("cuda") if name.startswith("cuda") and torch.cuda.is_available() else resolve_device(name)
     if chosen.type == "mps":
         if name == "auto":
             return torch.device("cpu")
@@ -184,6 +211,6 @@ def _own_device(name: str) -> torch.device:
     if torch.cuda.device_count() < here:
         raise ConfigError(
             f"{here} processes on this machine, but {torch.cuda.device_count()} GPUs; "
-            f"give torchrun --nproc-per-node={max(1, torch.cuda.device_count())}, or --device cpu"
+            f"give torchrun --nproc-per-node={torch.cuda.device_count()}, or --device cpu"
         )
     return torch.device("cuda", local)

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
+
 from gpt2.checkpoint.run_folder import RunFolder
+from gpt2.data.loader import deal
 from gpt2.data.shards import TokenShards
 from gpt2.evaluation.bits_per_byte import Score, score_documents
 from gpt2.generation.sampling import Sampling
@@ -13,6 +17,7 @@ from gpt2.model.weight_files import read_weights
 from gpt2.report import draw_loss, text_curve, write_card
 from gpt2.settings import TrainSettings
 from gpt2.tokenizer import Tokenizer
+from gpt2.training.distributed import Processes
 from gpt2.training.inputs import spread
 from gpt2.training.trainer import TrainerState
 
@@ -21,10 +26,26 @@ _FINAL_TOKENS = 300_000
 _SAMPLING = Sampling(temperature=0.8)
 
 
-def validate(model: GPT2, shards: TokenShards, documents: Sequence[int], end_of_text: int) -> Score:
-    """Score some documents of the shards with the model as it is now."""
+def validate(
+    model: GPT2,
+    shards: TokenShards,
+    documents: Sequence[int],
+    end_of_text: int,
+    processes: Processes | None = None,
+) -> Score:
+    """Score some documents of the shards with the model as it is now; several processes divide them up."""
     texts = [shards.document(number) for number in documents]
-    return score_documents(model, texts, shards.document_bytes[list(documents)], end_of_text)
+    sizes = shards.document_bytes[list(documents)]
+    if processes is None or processes.size == 1:
+        return score_documents(model, texts, sizes, end_of_text)
+    lengths = np.array([len(text) for text in texts])
+    order = np.argsort(-lengths, kind="stable")
+    mine = order[deal(lengths[order], processes.size) == processes.rank]
+    nats = np.zeros(len(texts))
+    if len(mine):
+        nats[mine] = score_documents(model, [texts[i] for i in mine], sizes[mine], end_of_text).nats
+    everyone = processes.gather_tensors(torch.from_numpy(nats).to(processes.device))
+    return Score(torch.stack(everyone).sum(dim=0).cpu().numpy(), lengths, np.asarray(sizes, dtype=np.int64))
 
 
 def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, seed: int, max_new_tokens: int = 120) -> str:
@@ -43,14 +64,19 @@ def finish(
     state: TrainerState,
     say: Callable[[str], None],
     events: Sequence[str] = (),
+    processes: Processes | None = None,
 ) -> Score:
     """Load the best weights, score them in fp32, draw the curve, write the card, and tell the user."""
-    load_weights(model.cpu(), read_weights(folder.path))
+    if processes is not None:
+        processes.exchange("saved", None)
+    load_weights(model, read_weights(folder.path))
     model.compute_dtype = None
     model.to(settings.run.device if settings.run.device != "auto" else "cpu").eval()
     documents = spread(valid, _FINAL_TOKENS)
     judged = f"{len(documents):,} of {valid.num_documents:,} held-out documents"
-    score = validate(model, valid, documents, tokenizer.eos_token_id)
+    score = validate(model, valid, documents, tokenizer.eos_token_id, processes)
+    if processes is not None and not processes.is_main:
+        return score
     title = f"{model.num_parameters():,} parameters, {state.tokens:,} tokens: {score.bits_per_byte:.3f} bits per byte"
     draw_loss(folder.metrics, folder.curve, title)
     story = sample_text(model, tokenizer, settings.run.prompt, settings.run.seed, 250)

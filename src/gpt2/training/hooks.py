@@ -152,8 +152,8 @@ class Validation:
             self._anchor = (step, trainer.elapsed)  # the first step warms up and does not count
         if trainer.progress >= (self.state["done"] + 1) / self.evals - 1e-9:
             self.state["done"] = int(trainer.progress * self.evals + 1e-9)
-            with self.average.applied():
-                self._validate(trainer)
+            with self.average.applied(), trainer.parallel.whole():
+                self._validate(trainer, trainer.parallel.processes.is_main)
             self._replan(trainer, plan)
             self.after()
 
@@ -167,8 +167,9 @@ class Validation:
         if step > self._anchor[0]:
             plan.replan(step, elapsed, (elapsed - self._anchor[1]) / (step - self._anchor[0]))
             self._anchor = (step, elapsed)
+            plan.load_state_dict(trainer.parallel.processes.from_main("plan", plan.state_dict()))
 
-    def _validate(self, trainer: Trainer) -> None:
+    def _validate(self, trainer: Trainer, writes: bool) -> None:
         score, state = self.validate(), self.state
         self.metrics.write(
             step=trainer.state.step, tokens=trainer.state.tokens, seconds=round(trainer.elapsed, 3),
@@ -177,12 +178,20 @@ class Validation:
         better = state["best_loss"] is None or score.loss < state["best_loss"]
         if better:
             state.update(best_loss=score.loss, best_step=trainer.state.step, worse=0)
+        else:
+            state["worse"] += 1
+        if self.patience is not None and state["worse"] >= self.patience:
+            trainer.stop_reason = f"no better validation in {self.patience} (--patience)"
+        if writes:
+            self._record(trainer, score, better)
+
+    def _record(self, trainer: Trainer, score: Score, better: bool) -> None:
+        """Keep the weights if they are the best, and show what they write."""
+        if better:
             try:
                 self.model.save_pretrained(self.folder.path)
             except UserError as error:  # a full disk must not end hours of training
                 self.say(f"NOT SAVED, training goes on: {error}")
-        else:
-            state["worse"] += 1
         text = self.sample()
         with self.folder.samples.open("a", encoding="utf-8") as file:
             file.write(f"## Step {trainer.state.step:,}, bits per byte {score.bits_per_byte:.4f}\n\n{text.strip()}\n\n")
@@ -191,8 +200,6 @@ class Validation:
             f"step {trainer.state.step:>6,}  validation loss {score.loss:.3f}  bits per byte {score.bits_per_byte:.3f}"
             f"{'' if better else ' (not better)'}  | {first[:70]}{'...' if len(first) > 70 else ''}"
         )
-        if self.patience is not None and state["worse"] >= self.patience:
-            trainer.stop_reason = f"no better validation in {self.patience} (--patience)"
 
 
 def _postfix(trainer: Trainer, loss: float, speed: float) -> str:

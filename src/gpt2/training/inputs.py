@@ -11,9 +11,13 @@ from gpt2.data.shards import TokenShards
 from gpt2.errors import ConfigError
 from gpt2.settings import TrainSettings, read_toml
 from gpt2.tokenizer import Tokenizer
+from gpt2.training.distributed import launch_name, was_restarted
 
 # More text than this does not change which pairs are most frequent.
 _TOKENIZER_BYTES = 100_000_000
+
+# What may be said anew when a run is resumed.
+_OF_A_RESUME = ("resume", "plan", "out", "parallel")
 
 
 def settings_to_resume(settings: TrainSettings) -> TrainSettings:
@@ -26,7 +30,7 @@ def settings_to_resume(settings: TrainSettings) -> TrainSettings:
     folder = RunFolder(settings.run.resume or "")
     folder.require()
     default = TrainSettings().flat()
-    changed = [k for k, v in settings.flat().items() if v != default[k] and k not in ("resume", "plan", "out")]
+    changed = [k for k, v in settings.flat().items() if v != default[k] and k not in _OF_A_RESUME]
     given = ["--" + name.replace("_", "-") for name in changed]
     if given:
         raise ConfigError(
@@ -34,7 +38,18 @@ def settings_to_resume(settings: TrainSettings) -> TrainSettings:
             f"to train on from its weights with other settings: --from {folder.path} --out NEW"
         )
     stored = TrainSettings.make(**read_toml(folder.config))
+    if settings.run.parallel != "auto":
+        stored = stored.changed(parallel=settings.run.parallel)
     return stored.changed(out=str(folder.path), resume=settings.run.resume, plan=settings.run.plan)
+
+
+def settings_of_call(settings: TrainSettings) -> TrainSettings:
+    """As given; where `--resume` or a restart by torchrun continues a run, those of the run."""
+    if was_restarted() and not settings.run.resume:
+        folder = RunFolder(settings.run.out or default_out(settings))
+        if folder.launch.exists() and folder.launch.read_text(encoding="utf-8") == launch_name():
+            settings = TrainSettings.make(resume=str(folder.path))
+    return settings_to_resume(settings) if settings.run.resume else settings
 
 
 def default_out(settings: TrainSettings) -> str:

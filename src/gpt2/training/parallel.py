@@ -8,14 +8,17 @@ import contextlib
 import copy
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpt2.checkpoint.sharded import Share
 from gpt2.data.loader import Batch
 from gpt2.errors import ConfigError
+from gpt2.settings import TrainSettings
+from gpt2.training.dealing import DealRows, DealWhole
 from gpt2.training.distributed import Processes
 from gpt2.training.loss import LanguageModelLoss
 
@@ -65,9 +68,28 @@ class Alone:
         """Within this, the model that was handed in holds the whole present weights, in every process."""
         yield
 
-    def rows(self, name: str) -> tuple[int, int, int] | None:
-        """Which rows of a parameter are here: (first, end, of how many); None: all."""
+    def rows(self, entry: str) -> tuple[int, int, int] | None:
+        """Which rows of a tensor are here: (first, end, of how many); None: all.
+
+        Args:
+            entry: name of a parameter, or of what an optimizer or an average keeps for it.
+        """
         return None
+
+    @property
+    def share(self) -> Share | None:
+        """What this process has to do with a checkpoint; None: rank 0 has all that is to be saved."""
+        return None
+
+    def muon_options(self) -> dict[str, Any]:
+        """How `Muon` comes by whole matrices."""
+        return {}
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take in weights as `parameters` has them: whole, or this process's rows."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
 
 
 class DataParallel(Alone):
@@ -82,6 +104,10 @@ class DataParallel(Alone):
     def accumulation(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Without the last, gradients stay at home."""
         return contextlib.nullcontext() if last else self.module.no_sync()  # pyright: ignore
+
+    def muon_options(self) -> dict[str, Any]:
+        """Each matrix is orthogonalised by one process for all."""
+        return {"deal": DealWhole(self.processes)}
 
     def _settle_buckets(self, loss: LanguageModelLoss) -> None:
         # After its first backward pass DDP lays its buckets out anew, and with them the order of summation. A pass
@@ -110,7 +136,7 @@ class Sharded(Alone):
         from torch.distributed.fsdp import fully_shard
 
         self.processes, self.shards, self._model = processes, processes.size // replicas, loss.model
-        kind = torch.device(processes.device).type
+        kind = processes.device.type
         shape = (replicas, self.shards) if replicas > 1 else (self.shards,)
         mesh = init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard")[-len(shape) :])
         self.group = mesh.get_group("shard")
@@ -144,22 +170,47 @@ class Sharded(Alone):
         finally:
             self._model.to("meta")
 
-    def rows(self, name: str) -> tuple[int, int, int] | None:
+    def rows(self, entry: str) -> tuple[int, int, int] | None:
         """As FSDP divides: all processes but the last ones hold equally many."""
+        name = entry.rpartition("/")[2]  # an optimizer's entries: PART/PARAMETER.WHAT
+        name = name if name in self._sharded else name.rpartition(".")[0]
+        return self._rows(name, self.processes.rank % self.shards) if name in self._sharded else None
+
+    @property
+    def share(self) -> Share:
+        """The first group of those that together hold the model writes it."""
+        processes = self.processes
+        return Share(processes.rank, self.shards, self.rows, processes.exchange)
+
+    def muon_options(self) -> dict[str, Any]:
+        """Each matrix is brought together and orthogonalised by one process, which hands its rows back."""
+        held = {n: [self._rows(n, place) for place in range(self.shards)] for n in self._sharded}
+        counts = {name: [end - first for first, end, _ in ranges] for name, ranges in held.items()}
+        shapes = {name: p.shape for name, p in self._sharded.items()}
+        return {"shapes": shapes, "deal": DealRows(self.group, counts)}
+
+    def _rows(self, name: str, place: int) -> tuple[int, int, int]:
         total = self._sharded[name].shape[0]
-        each, place = -(-total // self.shards), self.processes.rank % self.shards
+        each = -(-total // self.shards)
         return min(each * place, total), min(each * (place + 1), total), total
 
 
+def reason(settings: TrainSettings, processes: Processes) -> str:
+    """How the processes share the work, in a sentence."""
+    kind = settings.run.parallel
+    how = {"fsdp": "the model's rows divided among all", "hsdp": "its rows divided among those of a machine"}
+    return f"{processes.size} processes: {how.get(kind, 'each has a copy of the model (--parallel fsdp divides it)')}"
+
+
 def parallelize(kind: str, loss: LanguageModelLoss, processes: Processes) -> Alone:
-    """The way of training called `kind`: "ddp", "fsdp" or "hsdp"; one process alone needs none.
+    """The way of training called `kind`: "ddp" or "auto", "fsdp", "hsdp"; one process alone needs none.
 
     Raises:
         ConfigError: "hsdp" with machines of different sizes.
     """
     if processes.size == 1:
         return Alone(loss, loss.model)
-    if kind == "ddp":
+    if kind in ("ddp", "auto"):
         return DataParallel(loss, processes)
     if kind == "fsdp":
         return Sharded(loss, processes)

@@ -54,7 +54,6 @@ class Plan:
         config, text = self.config, self.text
         seconds = self.seconds or (self.steps or 0) * self.tokens_per_step / self.tokens_per_second
         tokens = self.expected_tokens(self.train_tokens)
-        micro = math.ceil(self.tokens_per_step / self.micro_batches)
         parameters = count_parameters(config)
         rows = {
             "text": f"{human_bytes(text.num_bytes)} in {text.num_documents:,} "
@@ -64,7 +63,8 @@ class Plan:
             f"{config.context_length}, vocabulary {config.vocab_size:,}: {parameters:,} parameters",
             "training": f"{'' if self.seconds else 'about '}{seconds / 60:.3g} minutes, about {tokens:,.0f} tokens, "
             f"that is {tokens / self.train_tokens:.2g} times the text; {self.tokens_per_step:,} tokens per step",
-            "needs": f"about {human_bytes(training_memory(config, micro))} of memory and "
+            "needs": f"about {human_bytes(training_memory(config, self.micro_batch_tokens))} of memory"
+            f"{' in each process' if self.machine.processes > 1 else ''} and "
             f"{human_bytes(self.disk_bytes)} of disk",
         }
         return [f"  {key:<9} {value}" for key, value in rows.items()] + [f"  {'because':<9} {r}" for r in self.reasons]
@@ -80,10 +80,11 @@ class Plan:
         return steps * self.tokens_per_step if steps else (self.seconds or 0.0) * self.tokens_per_second
 
     @property
-    def micro_batches(self) -> int:
-        """Forward passes per step."""
+    def micro_batch_tokens(self) -> int:
+        """Tokens per forward pass."""
         wanted = self.settings.run.micro_batch_tokens
-        return choose_micro_batches(self.tokens_per_step, self.config, self.machine, wanted)
+        count = choose_micro_batches(self.tokens_per_step, self.config, self.machine, wanted)
+        return math.ceil(self.tokens_per_step / (self.machine.processes * count))
 
 
 def count_steps(settings: TrainSettings, tokens_per_step: int, train_tokens: int) -> int | None:
@@ -195,7 +196,7 @@ def resolve(plan: Plan, vocab_size: int, eos_token_id: int, new_model: bool) -> 
         device=str(machine.device),
         dtype=str(machine.dtype).removeprefix("torch."),
         threads=machine.threads,
-        micro_batch_tokens=math.ceil(plan.tokens_per_step / plan.micro_batches),
+        micro_batch_tokens=plan.micro_batch_tokens,
     ), config
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gpt2.training.distributed import Processes
 from gpt2.training.trainer import StepResult, Trainer
 
 STOP, SAVE = "STOP", "SAVE"
@@ -21,12 +22,16 @@ class Requests:
     The files serve where no signal reaches, such as another node; they are removed when they are obeyed. A second
     Ctrl-C or SIGTERM ends the run at once, with nothing more saved.
 
+    Of several processes each obeys what any of them was asked, after the same step. They let later signals pass, for
+    torchrun and Slurm may both hand on the same one; to end at once, torchrun has its own way.
+
     Args:
         folder: the run's folder.
+        processes: those who train; rank 0 looks for the files.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, processes: Processes | None = None) -> None:
+        self.folder, self.processes = folder, processes or Processes()
         self.received: int | None = None
         """The signal that ends the run; a file counts as SIGTERM."""
         self.save = False
@@ -48,7 +53,10 @@ class Requests:
 
     def __call__(self, trainer: Trainer, result: StepResult) -> None:
         """Look for files; stop the trainer if that was asked for."""
-        self.look()
+        if self.processes.is_main:
+            self.look()
+        rows = self.processes.gather(self.received or 0, self.save)
+        self.received, self.save = int(max(row[0] for row in rows)) or None, any(row[1] for row in rows)
         if self.received is not None:
             trainer.stop_reason = f"{signal.Signals(self.received).name} received"
 
@@ -72,6 +80,8 @@ class Requests:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
+            return
+        if self.processes.size > 1:
             return
         if number == signal.SIGTERM:
             os._exit(128 + number)  # at once: not even the interpreter's own clearing up

@@ -1,6 +1,7 @@
 """One run: its parts put together, resumed or begun, trained, saved, finished."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from gpt2.checkpoint.lock import RunLock
 from gpt2.checkpoint.run_folder import RunFolder
-from gpt2.checkpoint.store import Checkpoint, discard_after, newest_checkpoint, require_checkpoint
+from gpt2.checkpoint.store import Checkpoint, discard_after, newest_checkpoint, open_checkpoint, require_checkpoint
 from gpt2.data import Prepared
 from gpt2.data.loader import BatchLoader
 from gpt2.errors import CheckpointError, StoppedError, UserError
@@ -24,11 +25,14 @@ from gpt2.tokenizer import Tokenizer
 from gpt2.training import inputs
 from gpt2.training.averaging import WeightAverage
 from gpt2.training.compiling import compile_if
+from gpt2.training.determinism import Deterministic
+from gpt2.training.distributed import Processes, launch_name
 from gpt2.training.finish import finish, sample_text, validate
 from gpt2.training.guard import Guard
 from gpt2.training.hooks import Metrics, Progress, Validation
 from gpt2.training.loss import LanguageModelLoss
 from gpt2.training.optimizers import RECIPES, build_optimizer
+from gpt2.training.parallel import parallelize
 from gpt2.training.plan import Plan, count_steps
 from gpt2.training.requests import Requests
 from gpt2.training.saving import Contents, Saving
@@ -58,7 +62,7 @@ class Session:
 
     def __init__(
         self, settings: TrainSettings, plan: Plan, folder: RunFolder, model: GPT2, tokenizer: Tokenizer,
-        prepared: Prepared, say: Say, progress: bool,
+        prepared: Prepared, say: Say, progress: bool, processes: Processes,
     ) -> None:  # fmt: skip
         self.settings, self.plan, self.folder, self.model = settings, plan, folder, model
         self.tokenizer, self.prepared, self.say, self.progress = tokenizer, prepared, say, progress
@@ -66,35 +70,42 @@ class Session:
         machine = plan.machine
         model.compute_dtype = machine.dtype if machine.dtype != torch.float32 else None
         self.loss = LanguageModelLoss(model)
+        self.parallel, self.processes = parallelize(settings.run.parallel, self.loss, processes), processes
         choices = settings.optimization
         recipe = RECIPES[choices.optimizer]
-        self.optimizer = build_optimizer(model, choices.optimizer, choices.lr or recipe.lr, choices.weight_decay or 0.0)
+        self.optimizer = build_optimizer(
+            self.parallel.parameters, choices.optimizer, choices.lr or recipe.lr, choices.weight_decay or 0.0,
+            **self.parallel.muon_options(),
+        )  # fmt: skip
+        micro_batch = processes.size * (settings.run.micro_batch_tokens or 2**62)
         tokens_per_step = (choices.batch_size or 1) * model.config.context_length
-        self.average = WeightAverage(dict(model.named_parameters()))
+        self.average = WeightAverage(self.parallel.parameters)
         self.loader = BatchLoader(prepared.train, tokens_per_step, model.config.context_length, settings.run.seed)
         total = count_steps(settings, tokens_per_step, prepared.train.num_tokens)
+        total, seconds = processes.from_main("length", (total, plan.seconds))
         self.trainer = Trainer(
             self.loss,
             self.optimizer,
             self.loader,
-            StepPlan(total, plan.seconds),
+            StepPlan(total, seconds),
             partial(learning_rate_factor, warmup=choices.warmup, decay=choices.decay or recipe.decay,
                     hold=recipe.hold, floor=recipe.floor),
-            micro_batches=-(-tokens_per_step // (settings.run.micro_batch_tokens or tokens_per_step)),
+            micro_batches=-(-tokens_per_step // micro_batch),
             device=machine.device,
             grad_clip=choices.grad_clip,
             seed=settings.run.seed,
+            parallel=self.parallel,
         )  # fmt: skip
 
     def go(self) -> TrainedRun:
         """Train and finish."""
-        with RunLock(self.folder.lock, self._note):
+        with RunLock(self.folder.lock, self._note) if self.processes.is_main else contextlib.nullcontext():
             self.fit()
             if self.trainer.stop_reason:
                 self.say(f"stopped early: {self.trainer.stop_reason}")
             score = finish(
                 self.settings, self.folder, self.model, self.tokenizer, self.prepared.valid, self.trainer.state,
-                self.say, self.guard.state.events,
+                self.say, self.guard.state.events, self.processes,
             )  # fmt: skip
         return TrainedRun(self.folder.path, self.model, self.tokenizer, score, self.trainer.state.step)
 
@@ -108,8 +119,9 @@ class Session:
         """
         checkpoint = self._begin()
         self._compile(checkpoint)
-        self.metrics = Metrics(self.folder.metrics, self.trainer.state.step)
-        bar, requests = Progress(self.metrics, self.progress), Requests(self.folder.path)
+        records = self.folder.metrics if self.processes.is_main else Path(os.devnull)
+        self.metrics = Metrics(records, self.trainer.state.step)
+        bar, requests = Progress(self.metrics, self.progress), Requests(self.folder.path, self.processes)
         self.guard = Guard(self.settings.optimization.on_divergence, self._go_back, partial(_report, self.metrics, bar))
         self.validation = self._validation(bar)
         self.saving = self._saving(requests, bar)
@@ -118,18 +130,19 @@ class Session:
         if checkpoint is not None:
             self.validation.state = checkpoint.state["validation"]
             self.guard.load_state_dict(checkpoint.state["guard"])
-        aborted = False
-        with requests, _deterministic():
+        aborted, failed = False, True
+        with requests, Deterministic():
             self.trainer.hooks = [bar, self.guard, self.validation, self.saving, requests, *extra_hooks]
             try:
                 self.trainer.fit()
+                failed = False
             except KeyboardInterrupt:  # the second one: at once
                 aborted = True
                 raise
             finally:
                 bar.close()
                 self.metrics.close()
-                if not aborted:
+                if not aborted and not (failed and self.parallel.share):  # one that fails cannot save for the others
                     self._save_whatever_is_there()
         if requests.received is not None:
             self._tell_stop(requests.received)
@@ -137,15 +150,25 @@ class Session:
     def _begin(self) -> Checkpoint | None:
         """The checkpoint to go on from, restored; or a folder made ready."""
         if self.settings.run.resume:
+            checkpoint = self._restore()
+        else:
+            checkpoint = None
+            if self.processes.is_main:
+                self._claim()
+        if self.processes.is_main:
             self.folder.stopped.unlink(missing_ok=True)
-            return self._restore()
+            self.folder.launch.unlink(missing_ok=True)
+            if (name := launch_name()) is not None:
+                self.folder.launch.write_text(name, encoding="utf-8")
+        return checkpoint
+
+    def _claim(self) -> None:
         self.folder.claim(self.settings.run.overwrite)
         self.tokenizer.save_pretrained(self.folder.path, model_max_length=self.model.config.context_length)
         stored = self.settings.changed(out=str(self.folder.path))
         with atomic_write(self.folder.config) as file:
             file.write(stored.to_toml("gpt2 train --config THIS_FILE makes this run again."))
         self.folder.samples.write_text("# Samples during training\n\n", encoding="utf-8")
-        return None
 
     def _compile(self, checkpoint: Checkpoint | None) -> None:
         """As the settings say; a resumed run as it was before."""
@@ -153,14 +176,14 @@ class Session:
         if checkpoint is not None:
             choice = "on" if checkpoint.state["compiled"] else "off"
         example = self.loader.batch(0, 0, self.trainer.micro_batches)
-        reason = compile_if(choice, self.loss, self.plan.machine, example)
+        reason = compile_if(choice, self.loss, self.plan.machine, example, self.parallel)
         self.compiled = reason.startswith("compile on")
         self.say(f"  {'because':<9} {reason}")
 
     def _contents(self) -> Contents:
         """What a checkpoint holds."""
         tensors = {
-            "model": dict(self.model.state_dict()),
+            "model": dict(self.parallel.parameters),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -178,19 +201,20 @@ class Session:
         return Saving(
             self.folder.checkpoints, self._contents, self.guard, requests, bar.say,
             save_every=run.save_every, keep_every=run.keep_every,
-            best_step=lambda: self.validation.state["best_step"],
+            best_step=lambda: self.validation.state["best_step"], parallel=self.parallel,
         )  # fmt: skip
 
     def _validation(self, bar: Progress) -> Validation:
         run, choices, shards = self.settings.run, self.settings.optimization, self.prepared.valid
         # A forward pass costs a third of a step: 0.9 % of the tokens, ten times, is 3 % of the run.
         tokens = self.plan.expected_tokens(self.prepared.train.num_tokens)
-        chosen = inputs.spread(shards, max(8192, int(0.09 * tokens / run.evals)))
+        wanted = self.processes.from_main("validation", max(8192, int(0.09 * tokens / run.evals)))
+        chosen = inputs.spread(shards, wanted)
         return Validation(
             self.folder,
             self.model,
             self.average,
-            partial(validate, self.model, shards, chosen, self.tokenizer.eos_token_id),
+            partial(validate, self.model, shards, chosen, self.tokenizer.eos_token_id, self.processes),
             partial(sample_text, self.model, self.tokenizer, run.prompt, run.seed),
             self.metrics,
             bar.say,
@@ -199,7 +223,7 @@ class Session:
         )
 
     def _restore(self) -> Checkpoint | None:
-        checkpoint, skipped = require_checkpoint(self.folder.checkpoints)
+        checkpoint, skipped = self._found(lambda: require_checkpoint(self.folder.checkpoints))
         for sentence in skipped:
             self._note(sentence)
         if checkpoint is None:
@@ -218,20 +242,29 @@ class Session:
         return checkpoint
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.tensors("model"))
-        self.average.load_state_dict(checkpoint.tensors("average"))
-        self.optimizer.load_state_dict(checkpoint.tensors("optimizer"))
+        rows = self.parallel.rows
+        self.parallel.load(checkpoint.tensors("model", rows))
+        self.average.load_state_dict(checkpoint.tensors("average", rows))
+        self.optimizer.load_state_dict(checkpoint.tensors("optimizer", rows))
         self.trainer.load_state_dict(checkpoint.state)
+
+    def _found(self, look: Callable[[], tuple[Checkpoint | None, list[str]]]) -> tuple[Checkpoint | None, list[str]]:
+        """What rank 0 finds; the others take the same."""
+        checkpoint, skipped = look() if self.processes.is_main else (None, [])
+        path = self.processes.from_main("checkpoint", checkpoint and str(checkpoint.path))
+        return checkpoint or (open_checkpoint(Path(path)) if path else None), skipped
 
     def _go_back(self, before: int) -> int | None:
         """For the guard: to the newest good checkpoint of step `before` or earlier."""
         with contextlib.suppress(UserError):
             self.saving.background.wait()
-        checkpoint, _ = newest_checkpoint(self.folder.checkpoints, before)
+        checkpoint, _ = self._found(lambda: newest_checkpoint(self.folder.checkpoints, before))
         if checkpoint is None:
             return None
         self._load(checkpoint)
-        discard_after(self.folder.checkpoints, checkpoint.step)
+        self.processes.exchange("loaded", None)
+        if self.processes.is_main:
+            discard_after(self.folder.checkpoints, checkpoint.step)
         self.metrics.forget(checkpoint.step)
         self.validation.go_back(self.trainer, checkpoint.state["validation"])
         return checkpoint.step
@@ -242,12 +275,15 @@ class Session:
             return
         self.saving.finish(self.trainer)
         if self.validation.state["best_step"] is None:
-            self.model.save_pretrained(self.folder.path)
+            with self.parallel.whole():
+                if self.processes.is_main:
+                    self.model.save_pretrained(self.folder.path)
 
     def _tell_stop(self, received: int) -> None:
         step = self.trainer.state.step
         # torchrun ends with 1 whatever its workers say: who wants to know how the run ended reads this file.
-        write_json(self.folder.stopped, {"signal": signal.Signals(received).name, "step": step})
+        if self.processes.is_main:
+            write_json(self.folder.stopped, {"signal": signal.Signals(received).name, "step": step})
         raise StoppedError(
             f"stopped at step {step:,}, everything is saved; go on with: gpt2 train --resume {self.folder.path}",
             received,
@@ -255,19 +291,6 @@ class Session:
 
     def _note(self, sentence: str) -> None:
         self.say(f"  {'note':<9} {sentence}")
-
-
-class _deterministic:
-    """Deterministic algorithms while training: the same run gives the same bits."""
-
-    def __enter__(self) -> None:
-        self.before = torch.are_deterministic_algorithms_enabled()
-        # On CUDA some of them are slow or missing; there the run is as exact as PyTorch's defaults.
-        torch.use_deterministic_algorithms(not torch.cuda.is_available())
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-
-    def __exit__(self, *_: object) -> None:
-        torch.use_deterministic_algorithms(self.before)
 
 
 def _report(metrics: Metrics, bar: Progress, record: dict[str, Any], sentence: str) -> None:

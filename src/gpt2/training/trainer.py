@@ -138,7 +138,7 @@ class Trainer:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the whole run up to now, earlier sessions of it included."""
+        """Seconds of the whole run up to now, earlier sessions of it included; of this process's own clock."""
         return self._resumed_at + time.perf_counter() - self._started
 
     @property
@@ -148,7 +148,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights and optimizer, as JSON values."""
-        return {"trainer": asdict(self.state), "plan": self.plan.state_dict()}
+        seconds = self.elapsed if self._started else self.state.seconds  # a validation may have come after the step
+        return {"trainer": {**asdict(self.state), "seconds": seconds}, "plan": self.plan.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
