@@ -16,7 +16,7 @@ def test_it_follows_the_weights_in_shares_of_the_run() -> None:
         assert weight.item() == 0.0  # not begun: the weights themselves
     average.update(0.5)
     weight.fill_(1.0)
-    average.update(0.57)
+    average.update(0.59)
     expected = 1 - math.exp(-1)  # one horizon later
     assert average.average["w"].item() == pytest.approx(expected)
     with average.applied():

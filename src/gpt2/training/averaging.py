@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Shares of the run: when averaging begins, and over how long a stretch it reaches.
 _BEGIN = 0.5
-_HORIZON = 0.07
+_HORIZON = 0.09
 
 
 class WeightAverage:

@@ -29,8 +29,8 @@ _TOKENS_PER_PARAMETER = 3.0
 # A text can be read about this often before the model learns it by heart.
 _USEFUL_EPOCHS = 10
 
-# From here on a text counts as read many times.
-_MANY_PASSES = 3
+# From here on a text counts as read many times, and weights decay so many times as fast.
+_MANY_PASSES, _MORE_DECAY = 3, 3
 
 # Tokens per optimizer step in a run of 4 million tokens.
 _TOKENS_PER_STEP = 4096
@@ -187,8 +187,9 @@ def choose_weight_decay(settings: TrainSettings, passes: float, reasons: list[st
     usual = RECIPES[chosen.optimizer].weight_decay
     if passes < _MANY_PASSES or chosen.optimizer != "muon":
         return usual
-    reasons.append(f"weight decay of {2 * usual:g} instead of {usual:g}: the text is read {passes:.1f} times")
-    return 2 * usual
+    more = round(_MORE_DECAY * usual, 6)
+    reasons.append(f"weight decay of {more:g} instead of {usual:g}: the text is read {passes:.1f} times")
+    return more
 
 
 def choose_micro_batches(tokens_per_step: int, config: GPT2Config, machine: Machine, wanted: int | None) -> int:
