@@ -23,17 +23,26 @@ def test_groups_hold_every_document_in_order_and_little_padding() -> None:
         assert sum(group.count * group.longest for group in groups) < sum(lengths) + 32 * len(lengths)
 
 
-def test_padding_and_back_gives_the_tokens_again_and_gradients_without_the_padding() -> None:
-    for lengths in [[40, 40, 33], [64, 64], [7]]:
-        (group, *_) = Segments(lengths).groups(torch.device("meta"))  # whole groups, as on a GPU
-        assert group.count == len(lengths)
+def test_padding_and_back_gives_the_tokens_again() -> None:
     (group,) = Segments([40, 33]).groups(CPU)
     x = torch.randn(73, 2, 4)
-    padded, zeros = group.pad(x), group.pad_with_zeros(x)
-    assert padded.shape == zeros.shape == (2, 64, 2, 4)
+    padded = group.pad(x)
+    assert padded.shape == (2, 64, 2, 4)
     assert torch.equal(group.unpad(padded), x)
     assert torch.equal(padded[1, :33], x[40:])
-    assert zeros[0, 40:].abs().sum() == zeros[1, 33:].abs().sum() == 0
+
+
+def test_rows_by_head_hold_each_document_and_no_gradient_in_the_padding() -> None:
+    lengths = [70, 40, 40, 33, 5]  # groups of 1, 2, 1 and 1 documents
+    layout = Segments(lengths).head_rows(2)
+    assert layout.shapes == [(2, 96), (4, 64), (2, 64), (2, 32)]
+    x = torch.randn(sum(lengths), 2, 4)
+    assert torch.equal(layout.gather(layout.spread(x), 2), x)
+    assert torch.equal(layout.gather(layout.spread_gradient(x), 2), x)
+    third = layout.rectangles(layout.spread(x))[1][2:]  # the second document of the second group: (H, 64, d)
+    assert torch.equal(third[:, :40], x[110:150].transpose(0, 1))
+    zeros = layout.rectangles(layout.spread_gradient(x))
+    assert zeros[0][:, 70:].abs().sum() == zeros[2][:, 33:].abs().sum() == 0
 
 
 def test_a_cpu_meets_few_shapes() -> None:

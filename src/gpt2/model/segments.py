@@ -25,6 +25,7 @@ class Segments:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = [int(length) for length in lengths]
         self._groups: dict[torch.device, list[Group]] = {}
+        self._head_rows: dict[int, HeadRows] = {}
 
     @classmethod
     def from_ids(cls, segments: Tensor) -> "Segments":
@@ -53,6 +54,12 @@ class Segments:
                 start += sum(run)
             self._groups[device] = groups
         return self._groups[device]
+
+    def head_rows(self, num_heads: int) -> "HeadRows":
+        """The way to one rectangle per group and head, for all groups at once; on the CPU."""
+        if num_heads not in self._head_rows:
+            self._head_rows[num_heads] = HeadRows(self.groups(torch.device("cpu")), num_heads)
+        return self._head_rows[num_heads]
 
     def _runs(self, whole: bool) -> list[list[int]]:
         """Lengths by group; unless `whole`, a group has 1, 2, 4, 8, ... documents.
@@ -85,13 +92,13 @@ class Group:
         self.count, self.longest = len(lengths), _padded(lengths[0])
         self.tokens = slice(start, start + sum(lengths))
         self.ragged = min(lengths) < self.longest
+        column = torch.arange(self.longest).expand(self.count, -1)
+        self.real = column < torch.tensor(lengths).unsqueeze(1)  # (documents, longest)
+        self.sources = torch.zeros(self.count, self.longest, dtype=torch.long)  # padding repeats token 0
+        self.sources[self.real] = torch.arange(sum(lengths))
         if self.ragged:
-            column = torch.arange(self.longest).expand(self.count, -1)
-            real = column < torch.tensor(lengths).unsqueeze(1)
-            slots = real.flatten().nonzero().squeeze(1)
-            source = torch.zeros(self.count * self.longest, dtype=torch.long)  # padding repeats token 0
-            source[slots] = torch.arange(len(slots))
-            self.source, self.slots = source.to(device), slots.to(device)
+            slots = self.real.flatten().nonzero().squeeze(1)
+            self.source, self.slots = self.sources.flatten().to(device), slots.to(device)
 
     def pad(self, x: Tensor) -> Tensor:
         """(tokens, H, d) -> (documents, longest, H, d); the padding's content is arbitrary."""
@@ -108,15 +115,47 @@ class Group:
             x = unpadded
         return x
 
-    def pad_with_zeros(self, x: Tensor) -> Tensor:
-        """As `pad`, with zeros in the padding: for gradients, which it must not have."""
-        if self.ragged:
-            x = _spread(x, self.slots, self.count * self.longest)
-        return x.unflatten(0, (self.count, self.longest))
 
+class HeadRows:
+    """The way from tokens end to end to padded rows in the order of group, document, head and time, and back.
 
-def _spread(x: Tensor, slots: Tensor, rows: int) -> Tensor:
-    return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, slots, x)
+    Args:
+        groups: of a batch.
+        num_heads: H.
+
+    Attributes:
+        shapes: of each group's rectangle: (documents H, longest).
+    """
+
+    def __init__(self, groups: list[Group], num_heads: int) -> None:
+        heads = torch.arange(num_heads).unsqueeze(1)
+        sources, slots, first = [], [], 0
+        for group in groups:
+            tokens = group.tokens.start + group.sources  # (documents, longest)
+            sources.append((tokens.unsqueeze(1) * num_heads + heads).flatten())
+            places = torch.arange(sources[-1].numel()).view(group.count, num_heads, -1).transpose(1, 2) + first
+            slots.append(places.flatten(0, 1)[group.real.flatten()].flatten())
+            first += sources[-1].numel()
+        self.sources, self.slots = torch.cat(sources), torch.cat(slots)
+        self.shapes = [(group.count * num_heads, group.longest) for group in groups]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(tokens, H, d) -> (rows, d); the padding's content is arbitrary."""
+        return x.flatten(0, 1).index_select(0, self.sources)
+
+    def spread_gradient(self, x: Tensor) -> Tensor:
+        """As `spread`, with zeros in the padding, which has no gradient."""
+        rows = x.new_zeros(len(self.sources), x.shape[-1])
+        return rows.index_copy_(0, self.slots, x.flatten(0, 1))
+
+    def gather(self, rows: Tensor, num_heads: int) -> Tensor:
+        """(rows, d) -> (tokens, H, d)."""
+        return rows.index_select(0, self.slots).unflatten(0, (-1, num_heads))
+
+    def rectangles(self, rows: Tensor) -> list[Tensor]:
+        """(rows, d) -> of each group (documents H, longest, d), views."""
+        parts = rows.split([count * time for count, time in self.shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
 class _Pad(torch.autograd.Function):
@@ -146,4 +185,5 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (slots,) = ctx.saved_tensors
-        return _spread(grads[0], slots, ctx.rows), None
+        grad = grads[0]
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, slots, grad), None
