@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "how good a model is: bits per byte, stories, memorisation",
     "compare": "which of several models is better, and whether that is noise",
     "data": "fetch, examine and tokenise text",
+    "export": "write a model for other programs, verified by them",
     "doctor": "what this machine has, and whether it computes rightly",
     "verify-resume": "prove that a killed and resumed run gives the same bits",
     "bench": "measure speed against other tools",
