@@ -181,7 +181,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise MissingExtraError("pip install transformers") from error
+        raise MissingExtraError("pip install 'gpt2-from-scratch[export]' brings transformers") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
