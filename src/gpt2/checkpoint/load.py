@@ -41,12 +41,21 @@ def load(
     path = fetch(str(source)) if is_hub_name(source) else Path(source)
     model = _from_state_file(path, config, kernels) if path.is_file() else GPT2.from_pretrained(path, kernels)
     tokenizer = _tokenizer(path.parent if path.is_file() else path)
+    require_fitting(model, tokenizer, path)
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def require_fitting(model: GPT2, tokenizer: Tokenizer, path: Path) -> None:
+    """Check that the model has a row for each id.
+
+    Raises:
+        TokenizerError: it has not; the message names `path`.
+    """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise TokenizerError(
             f"the tokenizer of {path} has {tokenizer.vocab_size:,} ids, the model's vocabulary only "
             f"{model.config.vocab_size:,}: they do not belong together"
         )
-    return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
 def _from_state_file(path: Path, config: GPT2Config | None, kernels: str | Kernels) -> GPT2:

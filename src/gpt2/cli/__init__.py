@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "which of several models is better, and whether that is noise",
     "data": "fetch, examine and tokenise text",
     "export": "write a model for other programs, verified by them",
+    "import": "take in a GPT-2 from Hugging Face or nanoGPT, verified",
     "doctor": "what this machine has, and whether it computes rightly",
     "verify-resume": "prove that a killed and resumed run gives the same bits",
     "bench": "measure speed against other tools",
