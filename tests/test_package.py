@@ -130,7 +130,7 @@ def test_the_pinned_versions_satisfy_the_project() -> None:
     versions = {_canonical(pin.name): next(iter(pin.specifier)).version for pin in pins}
     assert len(versions) == len(pins)
     extras = PROJECT["optional-dependencies"]
-    for line in [*PROJECT["dependencies"], *extras["dev"], *extras["hub"]]:
+    for line in [*PROJECT["dependencies"], *extras["dev"], *extras["hub"], *extras["export"]]:
         wanted = Requirement(line)
         assert wanted.specifier.contains(versions[_canonical(wanted.name)]), line
 
