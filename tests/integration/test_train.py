@@ -60,6 +60,7 @@ def test_run_leaves_a_whole_folder_that_others_open(text: Path, tmp_path: Path) 
     assert names == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "README.md", "training/config.toml", "training/metrics.jsonl", "training/samples.md", "training/loss.svg",
+        "training/environment.json", "training/evaluation.json", "training/report.html",
     }  # fmt: skip
     valid = losses(out)
     assert len(valid) == 4

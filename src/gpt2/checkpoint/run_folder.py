@@ -24,6 +24,9 @@ class RunFolder:
         self.lock = self.training / "lock"
         self.launch = self.training / "launch"
         self.stopped = self.training / "stopped.json"
+        self.environment = self.training / "environment.json"
+        self.evaluation = self.training / "evaluation.json"
+        self.report = self.training / "report.html"
         self.card = self.path / "README.md"
 
     @property

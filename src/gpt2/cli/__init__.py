@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "evaluate": "how good a model is: bits per byte, stories, memorisation",
     "compare": "which of several models is better, and whether that is noise",
+    "report": "a page with everything about a run",
     "data": "fetch, examine and tokenise text",
     "export": "write a model for other programs, verified by them",
     "import": "take in a GPT-2 from Hugging Face or nanoGPT, verified",

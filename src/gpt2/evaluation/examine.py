@@ -95,6 +95,7 @@ def examine(
     stories: int = 64,
     seed: int = 0,
     temperature: float = 0.8,
+    score: Score | None = None,
 ) -> Examination:
     """Judge a model.
 
@@ -107,12 +108,14 @@ def examine(
         stories: samples to draw; 0: no stories, no memorisation.
         seed: of the samples.
         temperature: of the samples.
+        score: of the documents, if they have been scored before.
 
     Raises:
         DataError: there are no documents.
     """
     documents = judged.encode(tokenizer)
-    score = score_documents(model, documents, judged.num_bytes, tokenizer.eos_token_id)
+    if score is None:
+        score = score_documents(model, documents, judged.num_bytes, tokenizer.eos_token_id)
     below = baselines(judged.texts, documents, tokenizer.eos_token_id, model.config.vocab_size, training)
     if stories < 1:
         return Examination(judged.source, score, below, None, None)

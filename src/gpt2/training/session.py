@@ -20,6 +20,7 @@ from gpt2.errors import CheckpointError, StoppedError, UserError
 from gpt2.evaluation.bits_per_byte import Score
 from gpt2.files import atomic_write, write_json
 from gpt2.model import GPT2
+from gpt2.report import write_environment
 from gpt2.settings import TrainSettings
 from gpt2.tokenizer import Tokenizer
 from gpt2.training import inputs
@@ -104,7 +105,7 @@ class Session:
             if self.trainer.stop_reason:
                 self.say(f"stopped early: {self.trainer.stop_reason}")
             score = finish(
-                self.settings, self.folder, self.model, self.tokenizer, self.prepared.valid, self.trainer.state,
+                self.settings, self.folder, self.model, self.tokenizer, self.prepared, self.trainer.state,
                 self.say, self.guard.state.events, self.processes,
             )  # fmt: skip
         return TrainedRun(self.folder.path, self.model, self.tokenizer, score, self.trainer.state.step)
@@ -166,6 +167,8 @@ class Session:
         self.folder.claim(self.settings.run.overwrite)
         self.tokenizer.save_pretrained(self.folder.path, model_max_length=self.model.config.context_length)
         stored = self.settings.changed(out=str(self.folder.path))
+        write_environment(self.folder.environment, self.plan.lines(), device=self.plan.machine.device,
+                          dtype=self.plan.machine.dtype, threads=torch.get_num_threads())  # fmt: skip
         with atomic_write(self.folder.config) as file:
             file.write(stored.to_toml("gpt2 train --config THIS_FILE makes this run again."))
         self.folder.samples.write_text("# Samples during training\n\n", encoding="utf-8")

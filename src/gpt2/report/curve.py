@@ -1,7 +1,6 @@
-"""What a run leaves to look at: the loss curve and the model card."""
+"""Metrics of a run, and its loss curve as a picture or as text."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +84,3 @@ def text_curve(metrics: Path, width: int = 60, height: int = 10) -> str:
     labels = [f"{high:6.2f} |", *["       |"] * (height - 2), f"{low:6.2f} |"]
     lines = [label + "".join(row).rstrip() for label, row in zip(labels, rows, strict=True)]
     return "\n".join([*lines, "       +" + "-" * width, f"        validation loss over {points[-1][0]:,} tokens"])
-
-
-def write_card(target: Path, name: str, facts: Mapping[str, str], sample: str, settings_file: str) -> None:
-    """Write the model card: what it is, how it was made, how to use it."""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    with atomic_write(target) as file:
-        file.write(
-            f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt2\n---\n\n# {name}\n\n"
-            f"A GPT-2 trained with gpt2-from-scratch. It is an ordinary Hugging Face GPT-2 folder.\n\n"
-            f"| | |\n| --- | --- |\n{rows}\n\n"
-            f"## Use\n\n```python\nfrom gpt2 import load\n\nmodel, tokenizer = load({name!r})  # or transformers' "
-            f"AutoModelForCausalLM and AutoTokenizer\n```\n\n"
-            f"## A sample\n\n{_quoted(sample)}\n\n## Train it again\n\n    gpt2 train --config {settings_file}\n"
-        )
-
-
-def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines()) or "> (nothing)"

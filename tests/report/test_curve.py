@@ -1,10 +1,10 @@
-"""What a run leaves to look at."""
+"""The loss curve as a picture and as text."""
 
 import json
 import xml.etree.ElementTree
 from pathlib import Path
 
-from gpt2.report import draw_loss, read_metrics, text_curve, write_card
+from gpt2.report import draw_loss, read_metrics, text_curve
 
 
 def metrics(folder: Path) -> Path:
@@ -43,12 +43,3 @@ def test_curve_of_text_falls_from_left_to_right(tmp_path: Path) -> None:
     assert lines[0].split("|")[0].strip() == "5.55"
     assert "20,000 tokens" in lines[-1]
     assert text_curve(tmp_path / "nowhere.jsonl") == ""
-
-
-def test_card_has_its_front_matter_facts_and_sample(tmp_path: Path) -> None:
-    write_card(tmp_path / "README.md", "mine", {"Bits per byte": "1.2"}, "Once upon\na time", "training/config.toml")
-    card = (tmp_path / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\n")
-    assert "| Bits per byte | 1.2 |" in card
-    assert "> Once upon\n> a time" in card
-    assert "gpt2 train --config training/config.toml" in card
