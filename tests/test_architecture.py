@@ -25,6 +25,7 @@ LAYERS = (
     ("evaluation", "inspection"),
     ("report", "doctor"),
     ("training", "serving", "interop"),
+    ("experiments",),
     ("cli",),
     ("__init__", "__main__"),
 )

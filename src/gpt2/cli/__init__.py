@@ -14,6 +14,8 @@ COMMANDS = {
     "evaluate": "how good a model is: bits per byte, stories, memorisation",
     "compare": "which of several models is better, and whether that is noise",
     "report": "a page with everything about a run",
+    "sweep": "many short runs over a space of settings",
+    "scaling": "a family of sizes, the law they follow, and a test of it",
     "data": "fetch, examine and tokenise text",
     "export": "write a model for other programs, verified by them",
     "import": "take in a GPT-2 from Hugging Face or nanoGPT, verified",

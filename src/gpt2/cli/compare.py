@@ -28,7 +28,7 @@ class Compare:
     """Runs of another recipe; all of `models` are then runs of one."""
     text: tuple[str, ...] = ()
     """Text files or folders; none: the documents that the first run held out."""
-    seed_noise: float = 0.01
+    seed_noise: float = 0.005
     """Assumed standard deviation over seeds, as a share of bits per byte, where there is one run; 0: seeds do not
     matter."""
     split: Literal["auto", "paragraph"] = "auto"

@@ -25,33 +25,27 @@ class Baselines:
 
 
 def baselines(
-    texts: Sequence[str],
-    documents: Sequence[np.ndarray],
-    end_of_text: int,
-    vocab_size: int,
-    training: TokenShards | None,
+    texts: Sequence[str], documents: Sequence[np.ndarray], end_of_text: int, vocab_size: int, counts: NGram | None
 ) -> Baselines:
     """Judge documents by uniform, unigram, bigram, gzip -9 and zstd -19.
-
-    Without training text, unigram and bigram are counted on one half of the documents and judged on the other.
 
     Args:
         texts: the documents.
         documents: their ids, the leading `<|endoftext|>` included.
         end_of_text: id of `<|endoftext|>`.
         vocab_size: number of ids.
-        training: the text that the model learned from.
+        counts: of the training text; None: unigram and bigram are counted on one half of the documents and judged on
+            the other.
     """
     num_bytes = [len(text.encode()) for text in texts]
     total = sum(num_bytes)
     tokens = sum(len(document) for document in documents)
     figures = {"uniform": float(tokens * np.log2(vocab_size) / total)}
     for order, name in ((1, "unigram"), (2, "bigram")):
-        figures[name] = counted_score(documents, num_bytes, end_of_text, vocab_size, training, order).bits_per_byte
+        figures[name] = counted_score(documents, num_bytes, end_of_text, vocab_size, counts, order).bits_per_byte
     for name, size in _compressed("\n".join(texts).encode()).items():
         figures[name] = 8 * size / total
-    on = "another half of the same documents" if training is None else "the training text"
-    return Baselines(figures, on)
+    return Baselines(figures, "another half of the same documents" if counts is None else "the training text")
 
 
 def count(training: TokenShards, vocab_size: int) -> NGram:
@@ -64,12 +58,12 @@ def counted_score(
     num_bytes: Sequence[int],
     end_of_text: int,
     vocab_size: int,
-    training: TokenShards | None,
+    counts: NGram | None,
     order: int,
 ) -> Score:
-    """Documents under an n-gram model of the training text, or of the half that they are not in."""
-    if training is not None:
-        return count(training, vocab_size).score(documents, num_bytes, end_of_text, order)
+    """Documents under counts of the training text, or of the half that they are not in."""
+    if counts is not None:
+        return counts.score(documents, num_bytes, end_of_text, order)
     nats, tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
     for half in range(min(2, len(documents))):
         judged = [i for i in range(len(documents)) if i % 2 == half]

@@ -87,7 +87,7 @@ def score_documents(
     with torch.inference_mode():
         for batch in _batches(windows):
             for window, losses in zip(batch, _losses(model, ids, batch), strict=True):
-                nats[window.document] += losses[window.skip :].double().sum().item()
+                nats[window.document] += losses.double().sum().item()
     model.train(was_training)
     tokens = np.array([len(document) - 1 for document in ids])
     return Score(nats, tokens, np.asarray(num_bytes, dtype=np.int64))
@@ -121,7 +121,9 @@ def _losses(model: GPT2, ids: list[np.ndarray], windows: list[_Window]) -> Seque
     inputs = torch.from_numpy(np.concatenate([part[:-1] for part in slices])).to(device)
     targets = torch.from_numpy(np.concatenate([part[1:] for part in slices])).to(device)
     x = model.hidden(inputs[None], segments=Segments(lengths))[0]
+    scored = torch.cat([torch.arange(w.length) >= w.skip for w in windows]).to(device)
+    x, targets = x[scored], targets[scored]
     weight, kernels = model.transformer.wte.weight, model.kernels
     blocks = zip(x.split(1024), targets.split(1024), strict=True)
     losses = torch.cat([kernels.cross_entropy(kernels.unembed(rows, weight), target) for rows, target in blocks])
-    return losses.cpu().split(lengths)
+    return losses.cpu().split([window.length - window.skip for window in windows])

@@ -16,7 +16,7 @@ from gpt2.errors import DataError
 from gpt2.evaluation.bits_per_byte import Score
 from gpt2.evaluation.bootstrap import Interval, ratio_interval, ratio_spread
 
-SEED_NOISE = 0.01
+SEED_NOISE = 0.005
 """Assumed standard deviation over seeds, as a share of bits per byte; docs/evaluation.md has what was measured."""
 
 # Two-sided 5 % points of Student's t for 1, 2, ... degrees of freedom.

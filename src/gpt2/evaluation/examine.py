@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from gpt2.data.shards import TokenShards
-from gpt2.evaluation.baselines import Baselines, baselines, counted_score
+from gpt2.evaluation.baselines import Baselines, baselines, count, counted_score
 from gpt2.evaluation.bits_per_byte import Score, score_documents
 from gpt2.evaluation.bootstrap import Interval
 from gpt2.evaluation.memorization import Memorization, memorization
 from gpt2.evaluation.minimal_pairs import accuracy, make_pairs
+from gpt2.evaluation.ngram import NGram
 from gpt2.evaluation.stories import Figure, Vocabulary, story_figures, word_budget
 from gpt2.evaluation.text import Judged
 from gpt2.generation.sampling import Sampling
@@ -116,12 +117,13 @@ def examine(
     documents = judged.encode(tokenizer)
     if score is None:
         score = score_documents(model, documents, judged.num_bytes, tokenizer.eos_token_id)
-    below = baselines(judged.texts, documents, tokenizer.eos_token_id, model.config.vocab_size, training)
+    counts = count(training, model.config.vocab_size) if training is not None else None
+    below = baselines(judged.texts, documents, tokenizer.eos_token_id, model.config.vocab_size, counts)
     if stories < 1:
         return Examination(judged.source, score, below, None, None)
     limit = min(_LONGEST_STORY, model.config.context_length)
     samples = write_stories(model, tokenizer, stories, limit, seed, temperature)
-    quality = _story_quality(model, tokenizer, samples, judged, training, limit, temperature)
+    quality = _story_quality(model, tokenizer, samples, judged, training, counts, limit, temperature)
     recited = None
     if training is not None:
         recited = memorization([sample.text for sample in samples], judged.first(500).texts, training, tokenizer)
@@ -139,7 +141,7 @@ def write_stories(
 
 def _story_quality(
     model: GPT2, tokenizer: Tokenizer, samples: list[Sample], judged: Judged, training: TokenShards | None,
-    limit: int, temperature: float,
+    counts: NGram | None, limit: int, temperature: float,
 ) -> StoryQuality:  # fmt: skip
     texts = [sample.text for sample in samples]
     real_ids = tokenizer.encode_batch(judged.first(max(len(samples), 200)).texts)
@@ -149,7 +151,7 @@ def _story_quality(
     if training is not None:
         vocabulary = Vocabulary.of([tokenizer.decode(training.read(0, min(_VOCABULARY_TOKENS, training.num_tokens)))])
     budget = word_budget(texts, real)
-    grammar, bigram, pairs = _grammar(model, tokenizer, judged, training)
+    grammar, bigram, pairs = _grammar(model, tokenizer, judged, counts)
     return StoryQuality(
         samples, temperature, limit,
         story_figures(texts, [sample.ended for sample in samples], vocabulary, budget),
@@ -159,7 +161,7 @@ def _story_quality(
 
 
 def _grammar(
-    model: GPT2, tokenizer: Tokenizer, judged: Judged, training: TokenShards | None
+    model: GPT2, tokenizer: Tokenizer, judged: Judged, counts: NGram | None
 ) -> tuple[dict[str, float], dict[str, float], int]:
     pairs = make_pairs(judged.texts)
     if not pairs:
@@ -173,6 +175,6 @@ def _grammar(
 
     ours = [nats_of(ids, side.num_bytes) for ids, side in zip(documents, sides, strict=True)]
     all_bytes = np.concatenate([side.num_bytes for side in sides]).tolist()
-    both = counted_score([*documents[0], *documents[1]], all_bytes, end, size, training, 2).nats
+    both = counted_score([*documents[0], *documents[1]], all_bytes, end, size, counts, 2).nats
     half = len(pairs)
     return accuracy(pairs, *ours), accuracy(pairs, both[:half], both[half:]), half

@@ -64,7 +64,7 @@ def draw_loss(metrics: Path, target: Path, title: str) -> None:
         axes.margins(x=0.06)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
         kind = target.suffix.lstrip(".")
         with atomic_write(target, "wb") as file:
             figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
