@@ -11,6 +11,7 @@ import pytest
 
 from gpt2.checkpoint import RunFolder
 from gpt2.cli import main
+from gpt2.device import examine
 from gpt2.report import write_card, write_environment, write_report
 from gpt2.report.charts import Line, bar_chart, line_chart, thin, ticks
 
@@ -78,7 +79,7 @@ def folder(tmp_path: Path) -> RunFolder:
     )
     run.config.write_text('[data]\ntext = ["a<b.txt"]\n')
     run.evaluation.write_text(json.dumps(FOUND))
-    write_environment(run.environment, ["  text      1 MB", "  because   <it> is so"], device="cpu", threads=2)
+    write_environment(run.environment, ["  text      1 MB", "  because   <it> is so"], examine("cpu", "float32", 1))
     return run
 
 

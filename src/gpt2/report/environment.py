@@ -6,18 +6,18 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
+from gpt2.device import Machine
 from gpt2.files import write_json
 
 
-def write_environment(target: Path, plan: Sequence[str], **machine: Any) -> None:
+def write_environment(target: Path, plan: Sequence[str], machine: Machine) -> None:
     """Write the plan and the machine of a run as JSON.
 
     Args:
         target: environment.json.
         plan: its lines.
-        **machine: device, dtype, threads.
+        machine: that it runs on.
     """
     write_json(
         target,
@@ -28,7 +28,9 @@ def write_environment(target: Path, plan: Sequence[str], **machine: Any) -> None
                 "processor": _processor(),
                 "cores": os.cpu_count(),
                 "system": platform.platform(),
-                **{name: str(value) for name, value in machine.items()},
+                "device": str(machine.device),
+                "dtype": str(machine.dtype).removeprefix("torch."),
+                "threads": machine.threads,
             },
             "versions": {
                 "python": platform.python_version(),

@@ -150,13 +150,10 @@ class Session:
 
     def _begin(self) -> Checkpoint | None:
         """The checkpoint to go on from, restored; or a folder made ready."""
-        if self.settings.run.resume:
-            checkpoint = self._restore()
-        else:
-            checkpoint = None
-            if self.processes.is_main:
-                self._claim()
+        checkpoint = self._restore() if self.settings.run.resume else None
         if self.processes.is_main:
+            if not self.settings.run.resume:
+                self._claim()
             self.folder.stopped.unlink(missing_ok=True)
             self.folder.launch.unlink(missing_ok=True)
             if (name := launch_name()) is not None:
@@ -167,8 +164,7 @@ class Session:
         self.folder.claim(self.settings.run.overwrite)
         self.tokenizer.save_pretrained(self.folder.path, model_max_length=self.model.config.context_length)
         stored = self.settings.changed(out=str(self.folder.path))
-        write_environment(self.folder.environment, self.plan.lines(), device=self.plan.machine.device,
-                          dtype=self.plan.machine.dtype, threads=torch.get_num_threads())  # fmt: skip
+        write_environment(self.folder.environment, self.plan.lines(), self.plan.machine)
         with atomic_write(self.folder.config) as file:
             file.write(stored.to_toml("gpt2 train --config THIS_FILE makes this run again."))
         self.folder.samples.write_text("# Samples during training\n\n", encoding="utf-8")
