@@ -162,7 +162,7 @@ def _text_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes, keep_em
 def _decoded_blocks(path: Path, errors: str, on_bytes: OnBytes) -> Iterator[str]:
     """The file's text in stretches, with LF newlines and no byte order mark."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    offset, line, held = 0, 1, ""
+    offset, held = 0, ""
     with open_bytes(path, on_bytes) as file:
         while True:
             block = file.read(_BLOCK_BYTES)
@@ -172,15 +172,24 @@ def _decoded_blocks(path: Path, errors: str, on_bytes: OnBytes) -> Iterator[str]
             try:
                 text = decoder.decode(block, not block)
             except UnicodeDecodeError as error:
-                line += error.object[: error.start].count(b"\n")
+                line = _line_at(path, offset - waiting + error.start)
                 raise DataError(_bad_utf8(path, line, offset - waiting, error)) from error
-            line += text.count("\n")
             text = held + (text if offset else text.removeprefix("\ufeff"))
             offset += len(block)
             held = "\r" if block and text.endswith("\r") else ""  # its LF may begin the next block
-            yield text.removesuffix(held).replace("\r\n", "\n")
+            if "\r" in text:
+                text = text.removesuffix(held).replace("\r\n", "\n")
+            yield text
             if not block:
                 return
+
+
+def _line_at(path: Path, offset: int) -> int:
+    line = 1
+    with open_bytes(path) as file:
+        while offset > 0 and (block := file.read(min(offset, _BLOCK_BYTES))):
+            line, offset = line + block.count(b"\n"), offset - len(block)
+    return line
 
 
 def _json_pieces(path: Path, text_format: TextFormat, on_bytes: OnBytes, keep_empty: bool) -> Iterator[Piece]:

@@ -1,5 +1,7 @@
+import pickle
 import sys
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
 import tokenizers
@@ -10,6 +12,19 @@ from gpt2.tokenizer import BulkEncoder, Tokenizer, bulk
 
 COVERED = "".join(map(chr, bulk._covered()))
 LIBRARY = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_gigatoken() -> Iterator[None]:
+    """tests/tokenizer/test_fast.py has those with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2_FAST", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    return pickle.loads(pickle.dumps(tokenizer))  # without what it found out before
 
 
 def library_words(text: str) -> list[str]:

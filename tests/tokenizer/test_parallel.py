@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -8,6 +9,17 @@ import pytest
 
 from gpt2.errors import GPT2Error, TokenizerError
 from gpt2.tokenizer import Tokenizer, parallel
+
+
+@pytest.fixture(autouse=True)
+def without_gigatoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no other processes."""
+    monkeypatch.setenv("GPT2_FAST", "0")
+
+
+@pytest.fixture
+def tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    return pickle.loads(pickle.dumps(tokenizer))  # without what it found out before
 
 
 @pytest.mark.parametrize("workers", [1, 3])

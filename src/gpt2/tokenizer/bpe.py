@@ -133,7 +133,7 @@ class Tokenizer:
         Raises:
             TokenizerError: as `encode`.
         """
-        bulk = self._bulk
+        bulk = self.bulk_encoder
         return [bulk.to_list(bulk.encode(text)) for text in texts]
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
@@ -289,7 +289,8 @@ class Tokenizer:
         return tokenizers.Tokenizer.from_str(self._definition)
 
     @functools.cached_property
-    def _bulk(self) -> BulkEncoder:
+    def bulk_encoder(self) -> BulkEncoder:
+        """For a lot of text; one per tokenizer, not for several threads at once."""
         return BulkEncoder(self)
 
 

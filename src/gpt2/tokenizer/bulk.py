@@ -3,7 +3,8 @@ r"""Tokenising a lot of text: the same ids as `Tokenizer.encode`, several times 
 Text has few distinct words. So split it with Python's `re` (in C) by GPT-2's pattern and look each
 word's ids up in a dictionary; only a new word goes to the BPE. Python's `re` knows no `\p{L}`, so
 this road is taken where the classes can be written out: ASCII, and the scripts and punctuation of
-`_COVERED`. All other text goes to the `tokenizers` library whole. A test holds both roads equal.
+`_COVERED`. All other text goes to the `tokenizers` library whole. Where gigatoken is installed
+it does all of this faster (`fast.py`). Tests hold the roads equal.
 """
 
 import functools
@@ -13,13 +14,17 @@ import unicodedata
 from array import array
 from typing import TYPE_CHECKING
 
-from gpt2.documents import cut_pieces
+from gpt2.documents import MAX_RUN, cut_pieces
+from gpt2.errors import TokenizerError
+from gpt2.tokenizer.fast import gigatoken_encoder
+from gpt2.tokenizer.learn import require_encodable
 
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
 _MAX_WORDS = 1 << 17  # about 25 MB; a text with more distinct words starts anew
 _PIECE_CHARACTERS = 1 << 15
+_CHECK_EVERY = 1000  # texts: one in so many is encoded both ways
 _MAX_WORD = 64  # characters; longer ones do not come back
 # Latin, Greek, Cyrillic, and the punctuation of typeset English.
 _COVERED = [*range(0x530), *range(0x2010, 0x2028), *range(0x2030, 0x205F), 0x20AC, 0x2122]
@@ -37,6 +42,12 @@ class BulkEncoder:
         self.itemsize = id_bytes(tokenizer.vocab_size)
         """Bytes of one id, little-endian and unsigned: 2, or 4 where the vocabulary needs it."""
         self._words = _Words(self._encode_whole)
+        self._fast, self._count = gigatoken_encoder(tokenizer), 0
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether gigatoken does the work: other processes would not help."""
+        return self._fast is not None
 
     def encode(self, text: str) -> bytes:
         """The ids of `text`, special strings being plain text; `len(result) // itemsize` of them.
@@ -44,6 +55,8 @@ class BulkEncoder:
         Raises:
             TokenizerError: a lone surrogate; the message says where.
         """
+        if self._fast is not None and len(text) <= MAX_RUN:
+            return self._encode_fast(text)
         # Small pieces: a list of a megabyte's words is large, and one rare character in it would send
         # all of it down the slow road.
         if len(text) > _PIECE_CHARACTERS:
@@ -57,6 +70,25 @@ class BulkEncoder:
         if sys.byteorder == "big":
             ids.byteswap()
         return ids.tolist()
+
+    def _encode_fast(self, text: str) -> bytes:
+        assert self._fast is not None
+        try:
+            ids = self._fast(text)
+        except TypeError:  # its word for a lone surrogate
+            require_encodable(text)
+            raise
+        self._count += 1
+        if (
+            self._count % _CHECK_EVERY == 0
+            and len(text) < _PIECE_CHARACTERS
+            and ids.tolist() != self._tokenizer.encode(text)
+        ):
+            raise TokenizerError(
+                f"gigatoken gives other ids than tokenizers for {text[:60]!r}...; set GPT2_FAST=0 or uninstall it, "
+                f"and tokenise again"
+            )
+        return ids.astype(f"<u{self.itemsize}").tobytes()
 
     def _encode_piece(self, text: str) -> bytes:
         if not self._tokenizer.splits_by_pattern:
