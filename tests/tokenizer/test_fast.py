@@ -63,9 +63,10 @@ def test_one_text_in_many_is_checked_all_the_same(tokenizer: Tokenizer, monkeypa
     real = encoder._fast
     assert real is not None
     encoder._fast = lambda text: real(text + "!")
+    encoder.encode("one")
+    encoder.encode("two")
     with pytest.raises(TokenizerError, match="other ids than tokenizers for 'three'"):
-        for text in ("one", "two", "three"):
-            encoder.encode(text)
+        encoder.encode("three")
 
 
 def test_it_can_be_forbidden(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
