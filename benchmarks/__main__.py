@@ -5,12 +5,12 @@ import fnmatch
 import sys
 
 from benchmarks import machine, measure, report
-from benchmarks.rows import decoding, training
+from benchmarks.rows import decoding, preparation, training
 
 
 def all_rows() -> dict[str, measure.Row]:
     """Every row by name, in the order of the page."""
-    return {row.name: row for module in (training, decoding) for row in module.rows()}
+    return {row.name: row for module in (training, decoding, preparation) for row in module.rows()}
 
 
 def main() -> int:
@@ -35,7 +35,11 @@ def main() -> int:
         row = rows[name]
         print(f"{row.title} ({row.settings})", flush=True)
         row.entries[:] = [entry for entry in row.entries if fnmatch.fnmatch(entry.name, options.only)]
-        measured = measure.run(row, options.rounds, lambda line: print(line, flush=True))
+        try:
+            measured = measure.run(row, options.rounds, lambda line: print(line, flush=True))
+        except measure.CheckError as error:
+            print(f"gpt2 bench: error: {name}: {error}", file=sys.stderr)
+            return 1
         print(f"\n{report.table(measured)}\n", flush=True)
         if options.write:
             command = f"gpt2 bench {name} --rounds {options.rounds} --write"

@@ -76,7 +76,7 @@ def write_page(folder: Path = RESULTS, page: Path = PAGE, picture: Path = PICTUR
         machine = record["machine"]
         parts.append(
             f"## {measured.title}\n\n{table(measured)}\n\n{measured.settings}. Checked: {measured.checked}. "
-            f"{len(measured.figures[0].rounds)} rounds, {record['date']}, `{record['command']}`.\n"
+            f"{max(len(f.rounds) for f in measured.figures)} rounds, {record['date']}, `{record['command']}`.\n"
             f"{machine['processor']}, {machine['memory']}; {machine['system']}; {machine['versions']}.\n"
         )
     page.write_text("\n".join(parts), encoding="utf-8")

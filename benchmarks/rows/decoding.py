@@ -9,8 +9,9 @@ from torch import Tensor
 
 from benchmarks import limits, shapes
 from benchmarks.measure import CheckError, Entry, Row, Running, agree_exactly
-from benchmarks.peers import huggingface
+from benchmarks.peers import huggingface, llama_cpp
 from benchmarks.shapes import Shape
+from gpt2.model.ops.int8 import rounded
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PROMPT, _NEW = 8, 248
@@ -18,29 +19,74 @@ _NEAR = 0.15  # nats; an id chosen at random falls short by one or two
 
 
 def rows() -> list[Row]:
-    """One row per shape and type."""
-    return [row(shape, kind) for shape in shapes.SHAPES.values() for kind in _TYPES]
+    """One sequence in each type, one sampled, sixteen at once."""
+    singles = [row(shape, kind) for shape in shapes.SHAPES.values() for kind in ("fp32", "bf16", "int8")]
+    return [*singles, *(sampled(shape) for shape in shapes.SHAPES.values()), many(shapes.SHAPES["6x512"])]
 
 
 def row(shape: Shape, kind: str) -> Row:
     """One sequence."""
-    dtype = _TYPES[kind]
+    dtype = _TYPES.get(kind, torch.float32)
     entries = [
-        Entry(f"gpt2-from-scratch {kind}", partial(ours, shape, dtype), True),
-        Entry(f"transformers {kind}", partial(transformers, shape, dtype)),
-        Entry(f"transformers {kind}, static cache", partial(transformers, shape, dtype, cache="static")),
+        Entry(f"gpt2-from-scratch {kind}", partial(ours, shape, dtype, weights=kind), True),
+        Entry(f"llama.cpp {llama_cpp.TYPES[kind]}", partial(llama, shape, kind)),
     ]
-    same: Callable = partial(agree_exactly, what="the greedy continuation")
-    if kind != "fp32":
-        same = partial(near_likeliest, shape=shape)
+    for peer in (kind,) if kind in _TYPES else _TYPES:
+        entries += [
+            Entry(f"transformers {peer}", partial(transformers, shape, _TYPES[peer])),
+            Entry(f"transformers {peer}, static cache", partial(transformers, shape, _TYPES[peer], cache="static")),
+        ]
     return Row(
         f"decoding-{shape.name}-{kind}",
         f"Decoding one sequence, {shape.name}, {kind}",
         "tokens/s",
         entries,
-        same,
-        partial(weights_read, shape, torch.finfo(dtype).bits // 8),
-        settings=f"prompt of {_PROMPT} ids, {_NEW} new ones, greedy",
+        partial(same_ids, shape=shape, exact=kind == "fp32"),
+        partial(weights_read, shape, {"fp32": 4, "bf16": 2, "int8": 1}[kind]),
+        settings=f"prompt of {_PROMPT} ids, {_NEW} new ones, greedy; transformers has no 8-bit weights on CPUs",
+    )
+
+
+def sampled(shape: Shape) -> Row:
+    """What sampling costs: the same model greedy and sampled."""
+    options = {
+        "greedy": {"temperature": 0.0}, "temperature 0.8": {"temperature": 0.8},
+        "temperature 0.8, top-k 50": {"temperature": 0.8, "top_k": 50},
+        "temperature 0.8, top-p 0.9": {"temperature": 0.8, "top_p": 0.9},
+    }  # fmt: skip
+    entries = [
+        Entry(f"gpt2-from-scratch {name}", partial(ours, shape, torch.float32, **chosen), True)
+        for name, chosen in options.items()
+    ]
+    entries.append(Entry("transformers temperature 0.8, top-k 50", partial(transformers_sampled, shape)))
+    return Row(
+        f"sampling-{shape.name}",
+        f"Sampling, {shape.name}, fp32",
+        "tokens/s",
+        entries,
+        lambda answers: "the draws, by tests, against the formulas: random ids differ between tools",
+        settings=f"one sequence, prompt of {_PROMPT} ids, {_NEW} new ones",
+    )  # fmt: skip
+
+
+def many(shape: Shape, batch: int = 16) -> Row:
+    """Sixteen sequences at once, tokens of all together."""
+    entries = [
+        Entry(f"gpt2-from-scratch {kind}, {count} at once", partial(ours, shape, _TYPES[kind], count), True)
+        for kind in _TYPES
+        for count in (1, batch)
+    ]
+    entries += [
+        Entry(f"transformers {kind}, {batch} at once", partial(transformers, shape, dtype, batch))
+        for kind, dtype in _TYPES.items()
+    ]
+    return Row(
+        f"decoding-{shape.name}-batch",
+        f"Decoding {batch} sequences at once, {shape.name}",
+        "tokens/s",
+        entries,
+        partial(near_likeliest, shape=shape),
+        settings=f"prompts of {_PROMPT} ids, {_NEW} new ones each, greedy",
     )
 
 
@@ -57,11 +103,28 @@ def prompt(shape: Shape, batch: int = 1) -> Tensor:
     return torch.randint(shape.config.vocab_size, (batch, _PROMPT), generator=generator)
 
 
-def ours(shape: Shape, dtype: torch.dtype, batch: int = 1) -> Running:
+def ours(shape: Shape, dtype: torch.dtype, batch: int = 1, weights: str = "", **options: float) -> Running:
     """`GPT2.generate`."""
     model = shapes.our_model(shape).to(dtype).eval()
+    model = rounded(model) if weights == "int8" else model
     ids = prompt(shape, batch)
-    return running(lambda: model.generate(ids, _NEW, temperature=0)[:, _PROMPT:])
+    options = options or {"temperature": 0.0}
+    return running(lambda: model.generate(ids, _NEW, **options)[:, _PROMPT:])
+
+
+def llama(shape: Shape, kind: str) -> Running:
+    """llama.cpp through node-llama-cpp, on the same weights."""
+    process = llama_cpp.LlamaCpp(shape.config, shapes.weights(shape), kind)
+    ids = prompt(shape)[0].tolist()
+    answer, _ = process.greedy(ids, _NEW)
+    return Running([answer], lambda: _NEW / process.greedy(ids, _NEW)[1], process.close)
+
+
+def transformers_sampled(shape: Shape) -> Running:
+    """`GPT2LMHeadModel.generate`, sampling."""
+    model = huggingface.model(shape.config, shapes.weights(shape)).eval()
+    ids, options = prompt(shape), {"do_sample": True, "temperature": 0.8, "top_k": 50}
+    return running(lambda: huggingface.greedy(model, ids, _NEW, **options))
 
 
 def transformers(shape: Shape, dtype: torch.dtype, batch: int = 1, cache: str | None = None) -> Running:
@@ -82,6 +145,15 @@ def running(generate: Callable[[], Tensor]) -> Running:
         return new.numel() / (time.perf_counter() - start)
 
     return Running(answer, measure)
+
+
+def same_ids(answers: Mapping[str, list[list[int]]], shape: Shape, exact: bool) -> str:
+    """`near_likeliest`; in fp32 the ids themselves too, but for llama.cpp, which keeps keys and values in 16 bits."""
+    checked = near_likeliest(answers, shape)
+    if not exact:
+        return checked
+    equal = {name: answer for name, answer in answers.items() if "llama.cpp" not in name}
+    return f"{checked}; {agree_exactly(equal, 'the greedy continuation (llama.cpp apart)')}"
 
 
 def near_likeliest(answers: Mapping[str, list[list[int]]], shape: Shape) -> str:
