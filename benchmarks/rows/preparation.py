@@ -1,6 +1,7 @@
 """Preparing text: documents to ids in memory, and a text file to ids on disk; MB/s."""
 
 import array
+import functools
 import os
 import tempfile
 import time
@@ -58,7 +59,12 @@ def from_file(megabytes: int) -> Row:
 
 
 def _tokenizer() -> Tokenizer:
-    return Tokenizer.train(list(iter_documents()), _VOCABULARY)
+    return Tokenizer(_definition())  # a new one: each finds out anew which way is fast
+
+
+@functools.cache
+def _definition() -> str:
+    return Tokenizer.train(iter_documents(), _VOCABULARY).to_json()
 
 
 def _documents(megabytes: int) -> list[str]:
