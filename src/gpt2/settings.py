@@ -122,6 +122,8 @@ class RunSettings:
     """Steps between checkpoints; none: with each validation."""
     keep_every: int | None = None
     """Keep for good the first checkpoint in each stretch of so many steps; the last two and the best stay anyway."""
+    snapshots: int | None = None
+    """Small copies of the weights over the run, to look back at how it learned; none: 12, if 100 MB hold them."""
     prompt: str = ""
     """Beginning of the samples; empty: the model begins by itself."""
     plan: bool = False
@@ -167,6 +169,8 @@ class TrainSettings:
         for name, value in positive.items():
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if self.run.snapshots is not None and self.run.snapshots < 0:
+            raise ConfigError(f"snapshots must be 0 or more, got {self.run.snapshots}")
         for name in ("warmup", "weight_decay"):
             value = getattr(self.optimization, name)
             if value is not None and not 0 <= value < 1:

@@ -55,7 +55,9 @@ def test_run_leaves_a_whole_folder_that_others_open(text: Path, tmp_path: Path) 
     assert run is not None
     assert run.steps == 60
     names = {
-        str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and "checkpoints" not in path.parts
+        str(path.relative_to(out))
+        for path in out.rglob("*")
+        if path.is_file() and not {"checkpoints", "snapshots"} & set(path.parts)
     }
     assert names == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",

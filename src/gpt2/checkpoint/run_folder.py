@@ -17,6 +17,7 @@ class RunFolder:
         self.path = Path(path)
         self.training = self.path / "training"
         self.checkpoints = self.training / "checkpoints"
+        self.snapshots = self.training / "snapshots"
         self.config = self.training / "config.toml"
         self.metrics = self.training / "metrics.jsonl"
         self.samples = self.training / "samples.md"

@@ -1,21 +1,38 @@
 """Look inside a GPT-2: every value by name, every view with the identity that proves it (docs/inspection.md)."""
 
+from gpt2.inspection.ablation import AblationGrid, ablation_grid
 from gpt2.inspection.attention import Attention, AttentionAtlas
 from gpt2.inspection.attribution import Attribution, attribution
 from gpt2.inspection.cache import Cache, forward
 from gpt2.inspection.checks import Checks, checks_of
+from gpt2.inspection.dependency import Dependency, dependency
+from gpt2.inspection.embedding import (
+    EmbeddingMap,
+    Neighbours,
+    PositionSimilarity,
+    embedding_map,
+    neighbours,
+    position_similarity,
+)
 from gpt2.inspection.head_steps import HeadSteps
+from gpt2.inspection.heads import HeadKinds, head_kinds
+from gpt2.inspection.induction import Induction, Repeats, induction, repeats
 from gpt2.inspection.interventions import Intervention, ablate, patch, steer, swap
 from gpt2.inspection.lens import LogitLens, logit_lens
 from gpt2.inspection.names import all_names, long_name
 from gpt2.inspection.odds import Odds, odds
+from gpt2.inspection.patching import PatchGrid, patch_grid
 from gpt2.inspection.residual import ResidualNorms, residual_norms
 from gpt2.inspection.result import Check, Result
 from gpt2.inspection.run import Run, run
 from gpt2.inspection.surprise import Surprise, surprise
+from gpt2.inspection.timeline import Timeline, timeline
 
 __all__ = [
-    "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "HeadSteps", "Intervention", "LogitLens",
-    "Odds", "ResidualNorms", "Result", "Run", "Surprise", "ablate", "all_names", "attribution", "checks_of", "forward",
-    "logit_lens", "long_name", "odds", "patch", "residual_norms", "run", "steer", "surprise", "swap",
+    "AblationGrid", "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "Dependency",
+    "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
+    "PatchGrid", "PositionSimilarity", "Repeats", "ResidualNorms", "Result", "Run", "Surprise", "Timeline", "ablate",
+    "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "embedding_map", "forward", "head_kinds",
+    "induction", "logit_lens", "long_name", "neighbours", "odds", "patch", "patch_grid", "position_similarity",
+    "repeats", "residual_norms", "run", "steer", "surprise", "swap", "timeline",
 ]  # fmt: skip

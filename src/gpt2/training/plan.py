@@ -24,6 +24,7 @@ from gpt2.training.choices import (
     padded,
 )
 from gpt2.training.optimizers import FINE_TUNING_SHARE, RECIPES
+from gpt2.training.snapshots import snapshot_count
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes for the model, and four checkpoints: the last two, the best, and one being written."""
-        return 68 * count_parameters(self.config)
+        """Bytes for the model, four checkpoints (the last two, the best, and one being written), and snapshots."""
+        snapshots = snapshot_count(self.settings.run.snapshots, self.config)
+        return (68 + 2 * snapshots) * count_parameters(self.config)
 
     def expected_tokens(self, train_tokens: int) -> float:
         """Tokens of the whole run, for a training text of `train_tokens`."""
@@ -188,6 +190,7 @@ def resolve(plan: Plan, vocab_size: int, eos_token_id: int, new_model: bool) -> 
         tokenizer=_absolute(settings.data.tokenizer),
         vocab_size=vocab_size if new_model else plan.config.vocab_size,
         batch_size=plan.tokens_per_step // config.context_length,
+        snapshots=snapshot_count(settings.run.snapshots, config),
         minutes=None if plan.seconds is None else plan.seconds / 60,
         lr=choices.lr or recipe.lr * (1.0 if new_model else FINE_TUNING_SHARE),
         weight_decay=plan.weight_decay,

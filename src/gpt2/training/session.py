@@ -38,6 +38,7 @@ from gpt2.training.plan import Plan, count_steps
 from gpt2.training.requests import Requests
 from gpt2.training.saving import Contents, Saving
 from gpt2.training.schedule import learning_rate_factor
+from gpt2.training.snapshots import Snapshots
 from gpt2.training.step_plan import StepPlan
 from gpt2.training.trainer import Hook, Trainer
 
@@ -133,7 +134,9 @@ class Session:
             self.guard.load_state_dict(checkpoint.state["guard"])
         aborted, failed = False, True
         with requests, Deterministic():
-            self.trainer.hooks = [bar, self.guard, self.validation, self.saving, requests, *extra_hooks]
+            snapshots = Snapshots(self.folder, self.model, self.average, self.settings.run.snapshots, bar.say)
+            snapshots.begin(self.trainer)
+            self.trainer.hooks = [bar, self.guard, self.validation, snapshots, self.saving, requests, *extra_hooks]
             try:
                 self.trainer.fit()
                 failed = False
@@ -171,11 +174,9 @@ class Session:
 
     def _compile(self, checkpoint: Checkpoint | None) -> None:
         """As the settings say; a resumed run as it was before."""
-        choice = self.settings.run.compile
-        if checkpoint is not None:
-            choice = "on" if checkpoint.state["compiled"] else "off"
+        before = {True: "on", False: "off"}[checkpoint.state["compiled"]] if checkpoint else None
         example = self.loader.batch(0, 0, self.trainer.micro_batches)
-        reason = compile_if(choice, self.loss, self.plan.machine, example, self.parallel)
+        reason = compile_if(before or self.settings.run.compile, self.loss, self.plan.machine, example, self.parallel)
         self.compiled = reason.startswith("compile on")
         self.say(f"  {'because':<9} {reason}")
 
