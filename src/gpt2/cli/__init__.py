@@ -16,6 +16,8 @@ COMMANDS = {
     "report": "a page with everything about a run",
     "sweep": "many short runs over a space of settings",
     "scaling": "a family of sizes, the law they follow, and a test of it",
+    "inspect": "look inside a model, in the terminal",
+    "plot": "draw a model's inside, or a run's loss",
     "data": "fetch, examine and tokenise text",
     "export": "write a model for other programs, verified by them",
     "import": "take in a GPT-2 from Hugging Face or nanoGPT, verified",

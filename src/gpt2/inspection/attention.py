@@ -40,8 +40,9 @@ class Attention(Result):
     @property
     def summary(self) -> str:
         shown = self._shown()
-        flat = int(shown.argmax())
-        q, k = divmod(flat, shown.shape[1])
+        if len(shown) > 1:
+            shown[0] = 0.0  # it can only look at itself
+        q, k = divmod(int(shown.argmax()), shown.shape[1])
         sink = float(self.pattern[1:, 0].mean()) if len(self.tokens) > 1 else 1.0
         return (
             f"The strongest look{' (the first token aside)' if self.hide_first else ''} goes from ‘{self.tokens[q]}’ "

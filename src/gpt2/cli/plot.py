@@ -1,0 +1,70 @@
+"""`gpt2 plot`: the pictures of `gpt2 inspect`, and a run's loss curve, as files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from gpt2.cli.inspect import Looking, ask, look
+
+KINDS = Literal[
+    "loss", "checks", "surprise", "odds", "lens", "attribution", "attention", "head", "residual", "ablation", "patch",
+    "kinds", "induction", "dependency", "neighbours", "words", "positions", "timeline",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a model's inside, or a run's loss, as SVG or PNG."""
+
+    kind: Positional[KINDS]
+    """What to draw: loss, or a view of gpt2 inspect."""
+    model: Positional[str]
+    """A run folder; but for loss and timeline any model will do."""
+    prompt: Positional[str] = "Once upon a time"
+    """The text, for views that read one."""
+    options: Annotated[Looking, tyro.conf.arg(name="")] = field(default_factory=Looking)
+    out: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-o"])] = ()
+    """Files to write, .svg, .png or .json; none: KIND.svg here."""
+    theme: Literal["light", "dark", "print"] = "light"
+    """Colours for a light page, a dark one, or paper."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `gpt2 plot`."""
+    options = tyro.cli(Plot, args=argv, prog="gpt2 plot")
+    from gpt2.errors import ConfigError
+
+    files = options.out or (f"{options.kind}.svg",)
+    wrong = [file for file in files if Path(file).suffix.lower() not in (".svg", ".png", ".json")]
+    if wrong:  # said before any work
+        raise ConfigError(f"{wrong[0]} must end in .svg, .png or .json")
+    if options.kind == "loss":
+        _loss(options.model, files)
+    else:
+        question = ask(options.model, options.prompt, options.kind, options.options)
+        (result,) = look(question, [options.kind])
+        for file in files:
+            result.save(file, options.theme)
+        print(result.summary)
+        if result.check is not None:
+            print(f"check: {result.check}")
+    print("\n".join(f"saved {file}" for file in files))
+    return 0
+
+
+def _loss(model: str, files: Sequence[str]) -> None:
+    from gpt2.checkpoint import RunFolder
+    from gpt2.errors import DataError
+    from gpt2.report import draw_loss
+
+    metrics = RunFolder(model).metrics
+    if not metrics.is_file():
+        raise DataError(f"{model} has no training/metrics.jsonl: only a run that was trained here has a loss curve")
+    for file in files:
+        if Path(file).suffix.lower() == ".json":
+            raise DataError(f"the numbers of the curve are in {metrics}; {file} would only repeat them")
+        draw_loss(metrics, Path(file), f"Loss of {Path(model).name}")
