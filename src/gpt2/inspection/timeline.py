@@ -96,7 +96,7 @@ class Timeline(Result):
 
     def _draw_frames(self, canvas: Canvas, frames: Tensor) -> None:
         across = min(6, len(frames))
-        grid = canvas.axes(-(-len(frames) // across), across, squeeze=False)
+        grid = canvas.figure.subplots(-(-len(frames) // across), across, squeeze=False)
         visible = torch.ones(frames.shape[1:]).tril().bool()
         for i, axes in enumerate(grid.ravel()):
             if i >= len(frames):
