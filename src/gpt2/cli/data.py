@@ -39,10 +39,12 @@ class Download:
 
 @dataclass(frozen=True)
 class Check(TextOptions):
-    """Examine text before training: documents, sizes, duplicates, bad UTF-8."""
+    """Examine text before training: documents, lengths, copies, damage; or a folder of token shards, byte for byte."""
 
     files: Files = ()
-    """Text files or folders; none: the bundled stories."""
+    """Text files or folders; none: the bundled stories. A folder that `prepare` wrote is compared with its hashes."""
+    tokenizer: Path | None = None
+    """A tokenizer.json, or a model folder that has one: count its tokens too, and what its context cuts."""
     json: bool = False
     """Print the report as JSON."""
 
@@ -103,12 +105,47 @@ def _download(command: Download) -> int:
 def _check(command: Check) -> int:
     from gpt2.data.check import examine
 
-    report = examine(command.files, valid=command.valid, split=command.split, text_field=command.text_field)
+    if shards := [path for name in command.files for path in _shard_folders(Path(name))]:
+        return _check_shards(shards, command)
+    tokenizer = context = None
+    if command.tokenizer is not None:
+        from gpt2.model.pretrained import read_config
+        from gpt2.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.load(command.tokenizer)
+        context = (
+            read_config(command.tokenizer).context_length if (command.tokenizer / "config.json").exists() else None
+        )
+    report = examine(
+        command.files, valid=command.valid, split=command.split, text_field=command.text_field,
+        tokenizer=tokenizer, context_length=context,
+    )  # fmt: skip
     if command.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2))
     else:
         print("\n".join(report.lines()))
     return 2 if report.encoding_problems else 0
+
+
+def _shard_folders(folder: Path) -> list[Path]:
+    return [path for path in (folder, folder / "train", folder / "valid") if (path / "index.json").is_file()]
+
+
+def _check_shards(folders: list[Path], command: Check) -> int:
+    """Reads every byte; what is damaged is an error that names the file."""
+    from gpt2.data import TokenShards
+
+    found = [(folder, TokenShards.open(folder)) for folder in folders]
+    if command.json:
+        keys = ("num_documents", "num_tokens", "num_bytes", "vocab_size", "fingerprint")
+        print(json.dumps([{"folder": str(f), **{key: getattr(shards, key) for key in keys}} for f, shards in found]))
+        return 0
+    for folder, shards in found:
+        print(
+            f"{folder}: {shards.num_documents:,} documents, {shards.num_tokens:,} ids, all below "
+            f"{shards.vocab_size:,}; every file has the SHA-256 of the index"
+        )
+    return 0
 
 
 def _prepare(command: Prepare) -> int:

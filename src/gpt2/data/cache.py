@@ -12,7 +12,7 @@ from gpt2.errors import DataError
 from gpt2.files import cache_folder as cache_folder
 from gpt2.files import sha256, try_lock, write_json
 
-_SETTLED_NS = 2_000_000_000  # a file changed twice within a clock tick keeps its time: trust none that young
+SETTLED_NS = 2_000_000_000  # a file changed twice within a clock tick keeps its time: trust none that young
 
 
 def key_of(*parts: Any) -> str:
@@ -37,7 +37,7 @@ def file_fingerprint(path: Path, cache: Path) -> str:
         fingerprint = sha256(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+    if time.time_ns() - status.st_mtime_ns > SETTLED_NS:
         write_json(memory, {"state": state, "sha256": fingerprint})
     return fingerprint
 

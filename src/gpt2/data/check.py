@@ -1,6 +1,5 @@
 """`examine`: what is in a text before a model is trained on it."""
 
-import codecs
 import dataclasses
 import hashlib
 from array import array
@@ -12,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from gpt2.data.corpus import Source, find_files
+from gpt2.data.damage import Damage, DamageCount, encoding_problems
+from gpt2.data.token_check import TokenReport, count_tokens
 from gpt2.errors import DataError
 from gpt2.files import human_bytes
-from gpt2.text_files import TextFormat, has_separator, is_json_lines, iter_pieces, open_bytes, refuse_binary
+from gpt2.text_files import TextFormat, has_separator, is_json_lines, iter_pieces
+from gpt2.tokenizer import Tokenizer
 
-_LISTED_PROBLEMS = 10  # of each file; one bad file shall not bury the others
-_LARGE_DOCUMENT = 100_000  # characters
+_SMALL_DOCUMENT, _LARGE_DOCUMENT = 20, 100_000  # characters
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Report:
     """UTF-8 bytes of the documents."""
     characters: dict[str, float]
     """Of a document: `min`, `median`, `max`."""
+    short_documents: int
+    """With fewer than 20 characters."""
+    long_documents: int
+    """With more than 100,000 characters."""
     empty_documents: int
     """Documents without text, which are dropped."""
     duplicate_documents: int
@@ -39,6 +44,10 @@ class Report:
     """Validation documents that also stand in the training text; None: no validation text was given."""
     encoding_problems: list[str]
     """Places that are not UTF-8, the first ten of each file."""
+    damage: list[Damage]
+    """Characters that tell of a wrong turn on the way here, by kind."""
+    tokens: TokenReport | None
+    """What a tokenizer makes of it; None: no tokenizer was given."""
     hints: list[str]
     """What looks odd, in sentences."""
 
@@ -53,6 +62,8 @@ class Report:
             f"files                {len(self.files):,}",
             f"documents            {self.documents:,} ({human_bytes(self.bytes)} of text)",
             f"characters           {shortest:,.0f} shortest, {median:,.0f} median, {longest:,.0f} longest",
+            f"extreme lengths      {self.short_documents:,} documents under {_SMALL_DOCUMENT} characters, "
+            f"{self.long_documents:,} over {_LARGE_DOCUMENT:,}",
             f"empty documents      {self.empty_documents:,}",
             f"duplicate documents  {self.duplicate_documents:,}",
             f"encoding problems    {len(self.encoding_problems):,}",
@@ -61,6 +72,8 @@ class Report:
             lines.append(f"shared with --valid  {self.valid_overlap:,}")
         return [
             *lines,
+            *(self.tokens.lines() if self.tokens else []),
+            *(f"! {damage}" for damage in self.damage),
             *(f"! {problem}" for problem in self.encoding_problems),
             *(f"* {hint}" for hint in self.hints),
         ]
@@ -72,6 +85,8 @@ def examine(
     valid: Sequence[Source] = (),
     split: str = "auto",
     text_field: str = "text",
+    tokenizer: Tokenizer | None = None,
+    context_length: int | None = None,
 ) -> Report:
     """Read text and report on it; bad UTF-8 is reported too, not an error.
 
@@ -80,6 +95,8 @@ def examine(
         valid: validation text, to count the documents that stand in both.
         split: "auto" or "paragraph".
         text_field: the key of the text in JSON lines.
+        tokenizer: to count tokens with.
+        context_length: of the model, to count what is cut.
 
     Raises:
         DataError: a file is missing, empty, not text, or not JSON lines.
@@ -87,58 +104,34 @@ def examine(
     text_format = TextFormat(split, text_field, "replace")
     files = find_files(sources)
     problems = [problem for path in files for problem in encoding_problems(path)]
-    hashes, characters, num_bytes, empty = _measure(files, text_format)
+    damage = DamageCount()
+    hashes, characters, num_bytes, empty = _measure(files, text_format, damage)
     if not len(hashes):
         raise DataError(f"there is no text in {', '.join(map(str, files[:3]))}")
     overlap = None
     if valid:
-        overlap = int(np.isin(_measure(find_files(valid), text_format)[0], hashes).sum())
+        overlap = int(np.isin(_measure(find_files(valid), text_format, DamageCount())[0], hashes).sum())
     middle = {"min": characters.min(), "median": np.median(characters), "max": characters.max()}
     return Report(
         files=[str(path) for path in files],
         documents=len(hashes),
         bytes=num_bytes,
         characters={name: float(value) for name, value in middle.items()},
+        short_documents=int((characters < _SMALL_DOCUMENT).sum()),
+        long_documents=int((characters > _LARGE_DOCUMENT).sum()),
         empty_documents=empty,
         duplicate_documents=len(hashes) - len(np.unique(hashes)),
         valid_overlap=overlap,
         encoding_problems=problems,
+        damage=damage.found(),
+        tokens=count_tokens(iter_pieces(files, text_format), tokenizer, context_length) if tokenizer else None,
         hints=_hints(files, split, characters, overlap),
     )
 
 
-def encoding_problems(path: Path, limit: int = _LISTED_PROBLEMS) -> list[str]:
-    """Where a file is not UTF-8, in words: `"story.txt, line 3: byte 0xe9 at offset 57"`.
-
-    Raises:
-        DataError: it is not a text file at all, or cannot be read.
-    """
-    problems: list[str] = []
-    line, offset, rest = 1, 0, b""
-    try:
-        with open_bytes(path) as file:
-            while len(problems) < limit:
-                block = file.read(1 << 20)
-                if offset == 0:
-                    refuse_binary(path, block)
-                data = rest + block
-                try:
-                    text, used = codecs.utf_8_decode(data, "strict", not block)
-                    line += text.count("\n")
-                except UnicodeDecodeError as error:
-                    line += data.count(b"\n", 0, error.start)
-                    where = f"byte 0x{data[error.start]:02x} at offset {offset + error.start:,}"
-                    problems.append(f"{path}, line {line}: {where}")
-                    used = error.end
-                offset, rest = offset + used, data[used:]
-                if not block and not rest:
-                    break
-    except (OSError, EOFError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return problems
-
-
-def _measure(files: list[Path], text_format: TextFormat) -> tuple[np.ndarray, np.ndarray, int, int]:
+def _measure(
+    files: list[Path], text_format: TextFormat, damage: DamageCount
+) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Hash and characters of each document, (n,) both; UTF-8 bytes; how many are empty."""
     hashes, lengths = bytearray(), array("q")
     num_bytes = length = empty = 0
@@ -148,6 +141,8 @@ def _measure(files: list[Path], text_format: TextFormat) -> tuple[np.ndarray, np
         digest.update(encoded)
         num_bytes += len(encoded)
         length += len(text)
+        if length:
+            damage.look(text, last)
         if last:
             if length:
                 hashes += digest.digest()

@@ -13,6 +13,7 @@ from gpt2.data.cache import cache_folder, exclusive, key_of
 from gpt2.data.corpus import Corpus, Source, survey
 from gpt2.data.shard_writer import SHARD_IDS, EncodedPiece, write_shards
 from gpt2.data.shards import VERSION, TokenShards
+from gpt2.data.verified import Verified
 from gpt2.documents import Piece
 from gpt2.errors import DataError, UserError
 from gpt2.files import require_free_space
@@ -82,7 +83,7 @@ def prepare_corpus(
     notes = list(corpus.notes)
     if final.exists():
         try:
-            return Prepared(*_open(final), notes, cached=True)
+            return Prepared(*_open(final, cache), notes, cached=True)
         except DataError as error:
             notes.append(f"the cached shards were damaged and are made anew ({error})")
             shutil.rmtree(final)
@@ -100,11 +101,14 @@ def prepare_corpus(
             with _bar(f"tokenising {name}", size, progress) as bar:
                 encoded = _encoder(tokenizer, pieces, workers if name == "train" else 1, bar)
                 write_shards(work / name, tokenizer, encoded, shard_ids=shard_ids)
-    return Prepared(*_open(final), notes, cached=False)
+    return Prepared(*_open(final, cache), notes, cached=False)
 
 
-def _open(folder: Path) -> tuple[TokenShards, TokenShards]:
-    return TokenShards.open(folder / "train"), TokenShards.open(folder / "valid")
+def _open(folder: Path, cache: str | Path | None) -> tuple[TokenShards, TokenShards]:
+    train, valid = (
+        TokenShards.open(part, known=Verified(part, cache)) for part in (folder / "train", folder / "valid")
+    )
+    return train, valid
 
 
 def _encoder(

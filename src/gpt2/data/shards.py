@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from gpt2.data.verified import Verified
 from gpt2.errors import DataError
 
 FORMAT, VERSION = "gpt2-token-shards", 1
@@ -48,8 +49,10 @@ class TokenShards:
     Make one with `TokenShards.open`.
     """
 
-    def __init__(self, folder: Path, index: dict[str, Any], records: list[ShardRecord], verify: bool) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, index: dict[str, Any], records: list[ShardRecord], verify: bool, known: Verified | None
+    ) -> None:
+        self.folder, self._known = folder, known
         self.dtype = _DTYPES[index["id_bytes"]]
         """Of the ids: unsigned, 2 bytes, or 4 where the vocabulary needs it."""
         self.vocab_size: int = index["vocab_size"]
@@ -70,22 +73,25 @@ class TokenShards:
         ]
         self.fingerprint: str = _fingerprint(index["tokenizer"], records)
         """Hash of the contents: equal for equal ids, whatever the folder."""
+        if known is not None:
+            known.keep()
 
     @classmethod
-    def open(cls, folder: str | Path, verify: bool = True) -> Self:
+    def open(cls, folder: str | Path, verify: bool = True, known: Verified | None = None) -> Self:
         """Open a folder of shards and check it.
 
         Args:
             folder: where `index.json` stands.
             verify: compare every file's SHA-256; without it sizes, tables and the range of the ids are
                 still checked.
+            known: files that were compared before on this machine and are not read again.
 
         Raises:
             DataError: a file is missing or damaged; the message names it.
         """
         folder = Path(folder)
         index, records = _read_index(folder / INDEX_NAME)
-        return cls(folder, index, records, verify)
+        return cls(folder, index, records, verify, known)
 
     @property
     def num_documents(self) -> int:
@@ -177,6 +183,8 @@ class TokenShards:
         return table
 
     def _check_ids(self, path: Path, record: ShardRecord, verify: bool) -> None:
+        if verify and self._known is not None and self._known.knows(path, record.ids_sha256):
+            return
         # By reading, not through the map: mapped pages would count as this process's memory.
         digest, largest = hashlib.sha256(), 0
         with path.open("rb") as file:
@@ -188,6 +196,8 @@ class TokenShards:
             raise _damaged(path, "its SHA-256 is not the one in the index")
         if largest >= self.vocab_size:
             raise _damaged(path, f"it has the id {largest:,}, the vocabulary has {self.vocab_size:,}")
+        if verify and self._known is not None:
+            self._known.add(path, record.ids_sha256)
 
 
 def write_index(folder: Path, tokenizer: str, vocab_size: int, id_bytes: int, records: list[ShardRecord]) -> None:
