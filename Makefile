@@ -15,7 +15,7 @@ ROWS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench notebook clean
+.PHONY: help demo test faults lint bench notebook clean
 
 help: ## tell what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -28,6 +28,10 @@ demo: $(VENV)/.installed ## train a GPT-2 on the bundled stories in about three 
 # One thread each: the models are tiny, and the workers share the cores.
 test: $(VENV)/.installed-dev ## run every test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
+
+# Runs for about ten minutes; a part of it runs with `make test`. Some faults need Linux and strace (apt-get install strace).
+faults: $(VENV)/.installed-dev ## kill, starve and damage runs in every way of tests/faults
+	GPT2_FAULTS=full OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -rs -s $(if $(TESTS),$(TESTS),tests/faults)
 
 lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2.data.shard_writer import EncodedPiece, write_shards
-from gpt2.data.shards import TokenShards
+from gpt2.data.shards import TokenShards, sealed
 from gpt2.errors import DataError
 from gpt2.tokenizer import Tokenizer
 
@@ -135,7 +135,7 @@ def test_damage_is_an_error_that_names_the_file(damage: str, two: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "version 99, not 1"),
+        ({"version": 99}, "version 99, not 2"),
         ({"format": "other"}, "no index of token shards"),
         ({"id_bytes": 3}, "out of range"),
         ({"vocab_size": "600"}, "out of range"),
@@ -148,7 +148,7 @@ def test_damage_is_an_error_that_names_the_file(damage: str, two: Path):
 )
 def test_hostile_index(change: dict, message: str, two: Path):
     index = json.loads((two / "index.json").read_text())
-    (two / "index.json").write_text(json.dumps({**index, **change}))
+    (two / "index.json").write_text(json.dumps(sealed({**index, **change})))
     with pytest.raises(DataError, match=message):
         TokenShards.open(two)
 

@@ -29,9 +29,10 @@ def test_a_second_look_reads_nothing_and_another_machine_reads_all(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(folder, tmp_path / "cache")
+    content = bytearray((folder / "00000.ids").read_bytes())
+    content[6] ^= 1
     with (folder / "00000.ids").open("r+b") as file:  # a bit turns over on the disk: no time, size or inode changes
-        file.seek(6)
-        file.write(bytes([file.read(1)[0] ^ 1]))
+        file.write(content)
     os.utime(folder / "00000.ids", (1e9, 1e9))
     opened(folder, tmp_path / "cache")
     with pytest.raises(DataError, match=r"00000\.ids is damaged"):

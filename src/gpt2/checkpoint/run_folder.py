@@ -69,6 +69,12 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
+    def clear_leftovers(self) -> None:
+        """Remove files that a killed run left half written; only for who holds the lock."""
+        for folder in (self.path, self.training):
+            for path in folder.glob(".*.tmp-*"):
+                path.unlink(missing_ok=True)
+
     def require(self) -> None:
         """Check that there is a run to continue.
 

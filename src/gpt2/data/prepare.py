@@ -93,14 +93,17 @@ def prepare_corpus(
     require_free_space(root, needed, "the tokenised text")
     if workers is None:
         workers = default_workers() if corpus.num_bytes > _PARALLEL_BYTES else 1
-    with _work_folder(final) as work:
-        for name, pieces, size in (
-            ("valid", corpus.validation_pieces, corpus.num_valid_bytes),
-            ("train", corpus.training_pieces, corpus.num_bytes),
-        ):
-            with _bar(f"tokenising {name}", size, progress) as bar:
-                encoded = _encoder(tokenizer, pieces, workers if name == "train" else 1, bar)
-                write_shards(work / name, tokenizer, encoded, shard_ids=shard_ids)
+    try:
+        with _work_folder(final) as work:
+            for name, pieces, size in (
+                ("valid", corpus.validation_pieces, corpus.num_valid_bytes),
+                ("train", corpus.training_pieces, corpus.num_bytes),
+            ):
+                with _bar(f"tokenising {name}", size, progress) as bar:
+                    encoded = _encoder(tokenizer, pieces, workers if name == "train" else 1, bar)
+                    write_shards(work / name, tokenizer, encoded, shard_ids=shard_ids)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or final}: {error.strerror or error}") from error
     return Prepared(*_open(final, cache), notes, cached=False)
 
 

@@ -49,6 +49,8 @@ def write_shards(
         UserError: the disk is full or cannot be written.
     """
     itemsize = id_bytes(tokenizer.vocab_size)
+    for path in folder.glob(".*.tmp-*"):  # what a killed run left half written
+        path.unlink()
     records = _finished(folder, itemsize)
     pieces = pieces_after(sum(record.num_documents for record in records))
     end_of_text = tokenizer.eos_token_id.to_bytes(itemsize, "little")

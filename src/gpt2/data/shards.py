@@ -3,7 +3,7 @@
 Each document is `<|endoftext|>` followed by its ids. Shard k is two files: `0000k.ids`, raw
 little-endian unsigned ids, and `0000k.npy`, an int64 table (documents, 2) of each document's number
 of ids (the leading one included) and UTF-8 bytes. `index.json`, written last, names them all with
-size and SHA-256; a folder without it is not finished.
+size and SHA-256, and carries a SHA-256 of its own entries; a folder without it is not finished.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gpt2.data.verified import Verified
 from gpt2.errors import DataError
 
-FORMAT, VERSION = "gpt2-token-shards", 1
+FORMAT, VERSION = "gpt2-token-shards", 2
 INDEX_NAME = "index.json"
 _DTYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _CHUNK_BYTES = 1 << 22
@@ -206,7 +206,13 @@ def write_index(folder: Path, tokenizer: str, vocab_size: int, id_bytes: int, re
 
     shards = [vars(record) for record in records]
     description = {"format": FORMAT, "version": VERSION, "tokenizer": tokenizer, "vocab_size": vocab_size}
-    write_json(folder / INDEX_NAME, {**description, "id_bytes": id_bytes, "shards": shards})
+    write_json(folder / INDEX_NAME, sealed({**description, "id_bytes": id_bytes, "shards": shards}))
+
+
+def sealed(index: dict[str, Any]) -> dict[str, Any]:
+    """The entries of an index with their own SHA-256: a bit that turns over in one is noticed."""
+    entries = {key: value for key, value in index.items() if key != "sha256"}
+    return {**entries, "sha256": hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()}
 
 
 def _read_index(path: Path) -> tuple[dict[str, Any], list[ShardRecord]]:
@@ -220,6 +226,8 @@ def _read_index(path: Path) -> tuple[dict[str, Any], list[ShardRecord]]:
         raise _damaged(path, "it is no index of token shards")
     if index.get("version") != VERSION:
         raise DataError(f"{path} has version {index.get('version')!r}, not {VERSION}; prepare the text again")
+    if sealed(index) != index:
+        raise _damaged(path, "its entries do not have its SHA-256")
     try:
         records = [ShardRecord(**shard) for shard in index["shards"]]
         good = (

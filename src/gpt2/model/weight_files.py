@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         CheckpointError: damaged, or it holds objects that would run code.
     """
+    _refuse_compressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says what matters
@@ -70,6 +72,22 @@ def read_torch_file(path: Path) -> Any:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged, or holds more than tensors ({reason})") from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """`torch.save` stores bytes as they are; a compressed part may be a thousand times its size in memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # an old file without a zip, or a damaged one: the loader says so
+    if (
+        any(p.compress_type != zipfile.ZIP_STORED for p in parts)
+        or sum(p.file_size for p in parts) > path.stat().st_size
+    ):
+        raise CheckpointError(
+            f"{path} has compressed parts, which torch.save never writes; it is not what it claims to be"
+        )
 
 
 def require_tensors(content: Any, path: Path) -> dict[str, Tensor]:

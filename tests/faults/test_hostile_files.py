@@ -1,0 +1,232 @@
+"""S1 and S3 to S6: model files from strangers. Refused with a clear error; nothing runs, hangs, or eats the memory."""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt2 import GPT2, GPT2Config, Tokenizer
+from tests.faults.harness import needs_fork, start
+
+pytestmark = [needs_fork, pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")]
+
+SECONDS, BYTES = 5, 1_000_000_000
+
+
+class Malicious:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    tokenizer = Tokenizer.train(["the cat sat on the mat. " * 20], 280, allow_fewer=True)
+    GPT2(GPT2Config(vocab_size=320, context_length=16, d_model=16, num_layers=1, num_heads=2)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load_and_tell(path: str, report: str) -> None:
+    """Load a model within limits of time and memory; tells what came of it."""
+    import resource
+
+    from gpt2 import load
+    from gpt2.errors import GPT2Error
+
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    before, began, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), "loaded"
+    try:
+        load(path)
+    except GPT2Error as error:
+        said = f"refused: {error}"
+    used = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    Path(report).write_text(json.dumps([said, time.process_time() - began, used]))
+
+
+def attempt(path: Path, tmp_path: Path) -> str:
+    process = start(load_and_tell, str(path), str(tmp_path / "report"))
+    process.join(120)
+    assert process.exitcode == 0, f"status {process.exitcode}: it crashed, hung, or raised what is no error of ours"
+    said, seconds, used = json.loads((tmp_path / "report").read_text())
+    assert seconds < SECONDS
+    assert used < BYTES, f"{used:,} bytes"
+    return said
+
+
+def safetensors(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+F32 = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+WEIGHTS: dict[str, bytes] = {
+    "header longer than the file": struct.pack("<Q", 1 << 40) + b"{}",
+    "header of 101 MB": struct.pack("<Q", 101 << 20) + b" " * 1000,
+    "header is no JSON": safetensors(b"\xff\xfe{"),
+    "offsets beyond the file": safetensors({"w": {**F32, "data_offsets": [0, 1 << 40]}}, bytes(16)),
+    "offsets go backwards": safetensors({"w": {**F32, "data_offsets": [16, 0]}}, bytes(16)),
+    "tensors overlap": safetensors({"w": F32, "v": {**F32, "data_offsets": [8, 24]}}, bytes(24)),
+    "holes in the data": safetensors({"w": F32}, bytes(400)),
+    "a million million numbers": safetensors({"w": {**F32, "shape": [10**12]}}, bytes(16)),
+    "a shape that overflows": safetensors({"w": {**F32, "shape": [1 << 62, 1 << 62]}}, bytes(16)),
+    "negative shape": safetensors({"w": {**F32, "shape": [-4]}}, bytes(16)),
+    "unknown type": safetensors({"w": {**F32, "dtype": "F33"}}, bytes(16)),
+    "nested without end": safetensors(b'{"a":' * 5000),
+    "other names": safetensors({"w": F32}, bytes(16)),
+    "a pickle by that name": pickle.dumps({"w": 1}),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_weights(how: str, good: Path, tmp_path: Path) -> None:
+    shutil.copytree(good, tmp_path / "m")
+    (tmp_path / "m/model.safetensors").write_bytes(WEIGHTS[how])
+    assert attempt(tmp_path / "m", tmp_path).startswith("refused: ")
+
+
+def edited(**changes: Any) -> Callable[[dict[str, Any]], str]:
+    return lambda config: json.dumps({**config, **changes})
+
+
+CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], str], bool]] = {
+    "code to import": (edited(auto_map={"AutoModelForCausalLM": "evil.Model"}, trust_remote_code=True), True),
+    "internal attention key": (edited(_attn_implementation_internal="evil/kernel"), True),
+    "chat template": (edited(chat_template="{{ ''.__class__.__mro__ }}"), True),
+    "negative width": (edited(n_embd=-16), False),
+    "a width of 1e18": (edited(n_embd=10**18), False),
+    "all at their largest": (edited(n_embd=16_384, n_layer=256, n_head=1, vocab_size=10**6, n_positions=10**6), False),
+    "text for a number": (edited(n_layer="1"), False),
+    "NaN": (edited(n_layer=float("nan")), False),
+    "infinite dropout": (edited(resid_pdrop=float("inf")), False),
+    "a list for a number": (edited(n_head=[2]), False),
+    "other activation": (edited(activation_function="__import__('os').system('true')"), False),
+    "end of text beyond the vocabulary": (edited(eos_token_id=10**9), False),
+    "nested without end": (lambda config: "[" * 100_000, False),
+    "50 MB": (lambda config: json.dumps({**config, "x": "y" * 50_000_000}), False),
+    "no object": (lambda config: "[]", False),
+    "a number of a million digits": (lambda config: '{"n_layer": ' + "9" * 1_000_000 + "}", False),
+    "lone surrogate": (lambda config: json.dumps({**config, "model_type": "\ud800"}), False),
+}
+
+
+@pytest.mark.parametrize("how", CONFIGS)
+def test_configuration(how: str, good: Path, tmp_path: Path) -> None:
+    make, harmless = CONFIGS[how]
+    shutil.copytree(good, tmp_path / "m")
+    config = json.loads((good / "config.json").read_text())
+    (tmp_path / "m/config.json").write_text(make(config))
+    said = attempt(tmp_path / "m", tmp_path)
+    assert said == "loaded" if harmless else said.startswith("refused: ")
+
+
+def tokenizers(content: dict[str, Any]) -> dict[str, str]:
+    def changed(**parts: Any) -> str:
+        return json.dumps({**content, **parts})
+
+    model, vocab = content["model"], content["model"]["vocab"]
+    slow = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    return {
+        "merge of unknown tokens": changed(model={**model, "merges": [["zzz", "yyy"]]}),
+        "merge of one": changed(model={**model, "merges": [["a"]]}),
+        "id beyond all": changed(model={**model, "vocab": {**vocab, "new": 10**12}}),
+        "negative id": changed(model={**model, "vocab": {**vocab, "new": -1}}),
+        "two tokens with one id": changed(model={**model, "vocab": {**vocab, "new": 5}}),
+        "regex that takes for ever": changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [slow, level]}),
+        "other model": changed(model={"type": "WordPiece", "vocab": vocab}),
+        "50 MB": changed(x="y" * 50_000_000),
+        "nested without end": "[" * 100_000,
+        "not UTF-8": "\udcff",
+        "more ids than the model": changed(added_tokens=[
+            {"id": n, "content": f"<{n}>", "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False} for n in range(len(vocab), 500)]),
+    }  # fmt: skip
+
+
+TOKENIZERS = (
+    "merge of unknown tokens", "merge of one", "id beyond all", "negative id", "two tokens with one id",
+    "regex that takes for ever", "other model", "50 MB", "nested without end", "not UTF-8", "more ids than the model",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", TOKENIZERS)
+def test_tokenizer(how: str, good: Path, tmp_path: Path) -> None:
+    shutil.copytree(good, tmp_path / "m")
+    made = tokenizers(json.loads((good / "tokenizer.json").read_text()))
+    assert tuple(made) == TOKENIZERS
+    (tmp_path / "m/tokenizer.json").write_bytes(made[how].encode("utf-8", "surrogateescape"))
+    assert attempt(tmp_path / "m", tmp_path).startswith("refused: ")
+
+
+@pytest.mark.parametrize("name", ["gpt2_model.pt", "pytorch_model.bin", "model.safetensors", "weights.pth"])
+def test_pickles_run_nothing(name: str, good: Path, tmp_path: Path) -> None:
+    """S1."""
+    shutil.copytree(good, tmp_path / "m")
+    (tmp_path / "m/model.safetensors").unlink()
+    path = tmp_path / "m" / name
+    for write in (torch.save, lambda value, place: place.write_bytes(pickle.dumps(value))):
+        write({"w": Malicious(tmp_path / "ran")}, path)
+        said = attempt(path if path.suffix.startswith(".pt") else path.parent, tmp_path)
+        assert said.startswith("refused: ")
+        assert not (tmp_path / "ran").exists()
+
+
+def test_a_zip_that_blows_up(good: Path, tmp_path: Path) -> None:
+    """S6: a few kilobytes that claim to be gigabytes of weights."""
+    shutil.copytree(good, tmp_path / "m")
+    path = tmp_path / "m/bomb.pt"
+    torch.save({"w": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path) as source:
+        parts = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
+        for name, content in parts.items():
+            with target.open(name, "w", force_zip64=True) as file:
+                if name.endswith("data/0"):
+                    for _ in range(1500):
+                        file.write(bytes(1 << 20))
+                else:
+                    file.write(content.replace(b"K\x04", b"J" + struct.pack("<i", 1500 << 18)))
+    assert path.stat().st_size < 3_000_000
+    said = attempt(path, tmp_path)
+    assert said.startswith("refused: ")
+    assert "compressed" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../etc/passwd", "/etc/passwd", "..", "a/../../b.safetensors", "C:\\x.bin", "x"]
+)
+def test_an_index_of_shards_names_only_files_beside_it(name: str, good: Path, tmp_path: Path) -> None:
+    shutil.copytree(good, tmp_path / "m")
+    (tmp_path / "m/model.safetensors").unlink()
+    index = {"weight_map": {"transformer.wte.weight": name}}
+    (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps(index))
+    assert attempt(tmp_path / "m", tmp_path).startswith("refused: ")
+
+
+def test_weights_that_are_no_numbers(good: Path, tmp_path: Path) -> None:
+    """They load: a model may be inspected for what went wrong; what training and sampling do is theirs to say."""
+    shutil.copytree(good, tmp_path / "m")
+    path = tmp_path / "m/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32("nan").tobytes()
+    path.write_bytes(content)
+    os.utime(path)
+    assert attempt(tmp_path / "m", tmp_path) == "loaded"
