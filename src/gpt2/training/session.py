@@ -102,8 +102,6 @@ class Session:
     def go(self) -> TrainedRun:
         """Train and finish."""
         with RunLock(self.folder.lock, self._note) if self.processes.is_main else contextlib.nullcontext():
-            if self.processes.is_main:
-                self.folder.clear_leftovers()
             self.fit()
             if self.trainer.stop_reason:
                 self.say(f"stopped early: {self.trainer.stop_reason}")
