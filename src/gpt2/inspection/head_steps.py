@@ -63,7 +63,8 @@ class HeadSteps(Result):
     def how_to_read(self) -> str:
         return (
             "One row per token that the query may see. Left to right: q times k in each dimension; their sum, divided "
-            "by √d; its softmax; the values. Below the values, z: their sum weighted by the attention."
+            "by √d; its softmax; the values. Below the values, z: their sum weighted by the attention. Blue above "
+            "zero, orange below, each panel on its own scale."
         )
 
     def rows(self) -> list[list[str]]:

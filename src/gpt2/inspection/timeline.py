@@ -56,7 +56,10 @@ class Timeline(Result):
     @property
     def how_to_read(self) -> str:
         if self.frames is not None:
-            return "One frame per snapshot, its step above it. Down: from (query). Across: to (key). Grey: the future."
+            return (
+                "One frame per snapshot, its step above it. Down: from (query). Across: to (key). Grey: the future. "
+                "Colours from no attention (the page's) to all of it, by the square root."
+            )
         return "Over optimizer steps, on a scale that gives the early ones room; each dot is a snapshot of the weights."
 
     def rows(self) -> list[list[str]]:
