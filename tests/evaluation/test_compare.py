@@ -93,14 +93,14 @@ def test_trained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     text = {"text": str(tmp_path / "train.txt"), "valid": str(tmp_path / "valid.txt")}
     scores = []
     for seed in range(7):
-        run = train(**text, out=tmp_path / f"{seed}", steps=40, seed=seed, **SMALL)
+        run = train(**text, out=tmp_path / f"{seed}", steps=120, seed=seed, **SMALL)
         assert run is not None
         model, tokenizer = load(run.folder)
         scores.append(score_documents(model, judged.encode(tokenizer), judged.num_bytes, tokenizer.eos_token_id))
     pairs = [compare([a], [b]) for i, a in enumerate(scores) for b in scores[:i]]
     assert len(pairs) == 21
     assert sum(pair.is_told_from_noise for pair in pairs) <= 3  # at 5 %, more than 3 of 20 come once in 60 times
-    train(**text, out=tmp_path / "long", steps=80, seed=9, **SMALL)
+    train(**text, out=tmp_path / "long", steps=240, seed=9, **SMALL)
     capsys.readouterr()
     arguments = ["compare", str(tmp_path / "0"), str(tmp_path / "0"), str(tmp_path / "long"), "--json"]
     assert main(arguments) == 0
