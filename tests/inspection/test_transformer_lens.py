@@ -1,0 +1,110 @@
+"""Every value of `gpt2.inspection`'s cache against TransformerLens', for the same weights.
+
+TransformerLens wants an environment of its own, so this runs only when told where it and a trained model are:
+
+    GPT2_HEAVY_PYTHON=.../bin/python GPT2_INTEROP_MODEL=models/demo pytest tests/inspection/test_transformer_lens.py
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt2 import GPT2, Tokenizer, load
+from gpt2.data import iter_documents
+from gpt2.inspection import ablation_grid, all_names, run
+
+NEEDED = ("GPT2_HEAVY_PYTHON", "GPT2_INTEROP_MODEL")
+pytestmark = pytest.mark.skipif(
+    not all(name in os.environ for name in NEEDED), reason=f"needs TransformerLens: {' and '.join(NEEDED)} tell where"
+)
+SCRIPT = Path(__file__).parent / "transformer_lens_cache.py"
+
+
+def prepared(name: str) -> Path:
+    """A path that the caller hands over."""
+    return Path(os.environ[name]).absolute()
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[GPT2, Tokenizer]:
+    return load(prepared("GPT2_INTEROP_MODEL"))
+
+
+@pytest.fixture(scope="module")
+def theirs(model: tuple[GPT2, Tokenizer], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What TransformerLens found, with its times under "seconds"."""
+    folder, job = tmp_path_factory.mktemp("lens"), asked(*model)
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [str(prepared("GPT2_HEAVY_PYTHON")), str(SCRIPT), str(prepared("GPT2_INTEROP_MODEL"))]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [*command, str(folder / "job.json"), str(folder / "out.npz")],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(folder / "out.npz", allow_pickle=False) as stored:
+        found: dict[str, Any] = dict(stored)
+    return {**found, "seconds": json.loads(done.stdout.splitlines()[-1]), "job": job}
+
+
+def asked(model: GPT2, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A text of 64 tokens, and documents of one length: TransformerLens has no padding at the end to ignore."""
+    stories = [story for _, story in zip(range(200), iter_documents(), strict=False)]
+    rows = [[tokenizer.eos_token_id, *tokenizer.encode(story)] for story in stories]
+    length = 129
+    return {
+        "ids": rows[0][:64],
+        "documents": [row[:length] for row in rows if len(row) >= length][:32],
+        "names": all_names(model.config.num_layers),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def test_every_cached_value_is_the_same(model: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
+    looked, worst = run(*model, theirs["job"]["ids"]), 0.0
+    for name in looked.cache:
+        ours, other = looked[name].numpy(), theirs[name]
+        other = other.reshape(ours.shape)  # it keeps the heads of z side by side
+        seen = np.isfinite(ours)  # scores of the future: ours minus infinity, theirs a very small number
+        if not seen.all():
+            assert name.endswith("hook_attn_scores")
+            assert float(other[~seen].max()) < -1e4
+        gap = float(np.abs(ours[seen] - other[seen]).max())
+        assert gap < 1e-4, f"{name}: {gap}"
+        worst = max(worst, gap)
+    assert len(looked.cache) == 17 * model[0].config.num_layers + 4
+    print(f"\nTransformerLens: {len(looked.cache)} cached values equal, largest difference {worst:.1e}", end="")
+
+
+def test_ablations_are_the_same(model: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
+    grid = ablation_grid(*model, theirs["job"]["documents"], how="zero")
+    np.testing.assert_allclose(grid.change[:, :-1].numpy(), theirs["ablation"], atol=1e-4)
+
+
+def test_times_beside_each_other(model: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
+    """Printed, never judged: other work on the machine decides too much."""
+    jobs: dict[str, tuple[Callable[[], object], int]] = {
+        "run": (lambda: run(*model, theirs["job"]["ids"]), 30),
+        "ablation": (lambda: ablation_grid(*model, theirs["job"]["documents"], how="zero"), 2),
+    }
+    for name, (work, rounds) in jobs.items():
+        taken = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+        ours, other = median(taken[1:]), theirs["seconds"][name]
+        print(
+            f"\n{name}: ours {ours * 1e3:.1f} ms, TransformerLens {other * 1e3:.1f} ms, {ours / other:.2f} of it",
+            end="",
+        )
