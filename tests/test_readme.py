@@ -183,6 +183,9 @@ def test_links_and_options_exist(document: str) -> None:
     known = {f"--{name.replace('_', '-')}" for name in TrainSettings().flat()}
     known |= {f"--{name.replace('_', '-')}" for name in options_of_commands()}
     known |= {"--from", "--preset", "--config", "--help", "--json", "--temperature", "--index-url"}
+    from torch.distributed.run import get_args_parser
+
+    known |= {option for action in get_args_parser()._actions for option in action.option_strings}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
 
 

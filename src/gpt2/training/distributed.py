@@ -5,10 +5,12 @@ process needs none of this: every method then gives back what it was given.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import platform
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -21,13 +23,15 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from gpt2.device import resolve_device
-from gpt2.errors import ConfigError, GPT2Error
+from gpt2.errors import ConfigError, GPT2Error, StoppedError
 
 # How long a collective may last before it counts as hung. What may take longer is awaited in the store instead.
 _TIMEOUT = timedelta(minutes=20)
 _LONGEST_PAUSE = 0.5  # seconds between two looks into the store
 
 _FAILED = "gpt2/failed"
+_starts: list[int] = []  # which start this process belongs to, once that is known
+_runs = itertools.count()  # a program may train several models, one after another: their words must not mix
 
 
 class OtherFailedError(GPT2Error):
@@ -53,6 +57,8 @@ class Processes:
     def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
         self.rank, self.size, self.device = rank, size, torch.device("cpu")
         self._store, self._count = store, Counter[str]()
+        self.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        """Whether `torchrun` started the processes again after a failure."""
 
     @property
     def is_main(self) -> bool:
@@ -174,11 +180,16 @@ def joined() -> Iterator[Processes]:
         yield Processes()
         return
     store, rank, size = next(iter(rendezvous("env://")))
-    processes = Processes(rank, size, store)
+    start = _starts[0] if _starts else _agreed_start(store, rank, size)
+    _starts[:] = [start]
+    processes = Processes(rank, size, PrefixStore(f"start-{start}/run-{next(_runs)}", store))
+    processes.restarted |= start > 1
     try:
         yield processes
         processes.leave()
     except BaseException as error:
+        if isinstance(error, StoppedError):  # all are at the same place
+            dist.destroy_process_group()
         if not processes.fail():
             raise OtherFailedError(getattr(error, "exit_code", 1)) from error
         if isinstance(error, RuntimeError) and dist.is_initialized() and "onnection" in str(error):
@@ -193,9 +204,28 @@ def launch_name() -> str | None:
     return f"{platform.node()}:{os.getppid()}" if name == "none" else name
 
 
-def was_restarted() -> bool:
-    """Whether `torchrun` started this process again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def _agreed_start(store: Store, rank: int, size: int) -> int:
+    """Which start of the processes this is, from 1.
+
+    A store of torchrun's outlives a restart, and so does all that was said in it. And its count of restarts differs
+    from machine to machine. So rank 0 counts, and answers each of the others by a name that is new at each start.
+    """
+    if rank != 0:
+        name = uuid.uuid4().hex
+        store.set(f"gpt2/hello-{rank}", name)
+        while not store.check([f"gpt2/welcome-{name}"]):
+            time.sleep(0.02)
+        start = int(store.get(f"gpt2/welcome-{name}"))
+        store.set(f"gpt2/thanks-{start}-{rank}", "")
+        return start
+    start, awaited = store.add("gpt2/starts", 1), set(range(1, size))
+    while awaited:
+        for other in awaited:
+            if store.check([f"gpt2/hello-{other}"]):
+                store.set(f"gpt2/welcome-{store.get(f'gpt2/hello-{other}').decode()}", str(start))
+        awaited = {other for other in awaited if not store.check([f"gpt2/thanks-{start}-{other}"])}
+        time.sleep(0.02)
+    return start
 
 
 def _own_device(name: str) -> torch.device:

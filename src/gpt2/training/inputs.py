@@ -11,7 +11,7 @@ from gpt2.data.shards import TokenShards
 from gpt2.errors import ConfigError
 from gpt2.settings import TrainSettings, read_toml
 from gpt2.tokenizer import Tokenizer
-from gpt2.training.distributed import launch_name, was_restarted
+from gpt2.training.distributed import launch_name
 
 # More text than this does not change which pairs are most frequent.
 _TOKENIZER_BYTES = 100_000_000
@@ -43,9 +43,9 @@ def settings_to_resume(settings: TrainSettings) -> TrainSettings:
     return stored.changed(out=str(folder.path), resume=settings.run.resume, plan=settings.run.plan)
 
 
-def settings_of_call(settings: TrainSettings) -> TrainSettings:
+def settings_of_call(settings: TrainSettings, restarted: bool) -> TrainSettings:
     """As given; where `--resume` or a restart by torchrun continues a run, those of the run."""
-    if was_restarted() and not settings.run.resume:
+    if restarted and not settings.run.resume:
         folder = RunFolder(settings.run.out or default_out(settings))
         if folder.launch.exists() and folder.launch.read_text(encoding="utf-8") == launch_name():
             settings = TrainSettings.make(resume=str(folder.path))

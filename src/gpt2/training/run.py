@@ -79,7 +79,7 @@ def assemble(settings: TrainSettings, *, progress: bool = True, processes: Proce
     say = _printer(progress and processes.is_main)
     with processes.main_first("prepare"):
         if processes.is_main:
-            parts = _prepare(inputs.settings_of_call(settings), None, processes, say, progress)
+            parts = _prepare(inputs.settings_of_call(settings, processes.restarted), None, processes, say, progress)
             processes.from_main("parts", parts and _told(parts))
         else:
             told = processes.from_main("parts", None)
