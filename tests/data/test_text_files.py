@@ -74,7 +74,7 @@ def test_empty_file_folder_without_text_and_no_regular_file(tmp_path: Path):
     [
         (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
         (b"%PDF-1.7", "a PDF"),
-        (gzip.compress(b"text"), r"gzip data \(name it \.gz\)"),
+        (gzip.compress(b"text", mtime=0), r"gzip data \(name it \.gz\)"),
         ("text".encode("utf-16"), "UTF-16"),
         (b"some\x00text", "zero byte at offset 4"),
     ],
