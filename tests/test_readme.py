@@ -182,7 +182,17 @@ def test_links_and_options_exist(document: str) -> None:
         assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
     known = {f"--{name.replace('_', '-')}" for name in TrainSettings().flat()}
     known |= {f"--{name.replace('_', '-')}" for name in options_of_commands()}
-    known |= {"--from", "--preset", "--config", "--help", "--json", "--temperature", "--index-url", "--write", "--rounds"}
+    known |= {
+        "--from",
+        "--preset",
+        "--config",
+        "--help",
+        "--json",
+        "--temperature",
+        "--index-url",
+        "--write",
+        "--rounds",
+    }
     from torch.distributed.run import get_args_parser
 
     known |= {option for action in get_args_parser()._actions for option in action.option_strings}
