@@ -76,8 +76,8 @@ def slow_save(folder: str, options: dict[str, object]) -> None:
     """A disk that takes its time, as in a save of many gigabytes."""
     from gpt2.checkpoint import store
 
-    original = store._sync
-    store._sync = lambda path: (time.sleep(1.0), original(path))[1]
+    original = store.sync
+    store.sync = lambda path: (time.sleep(1.0), original(path))[1]
     train_in(folder, options)
 
 
@@ -138,7 +138,8 @@ def test_a_second_trainer_is_refused_and_the_first_goes_on(tmp_path: Path, optio
     kill(process)
     (folder / "training/checkpoints/step-notes.txt").write_text("a stray file")
     again = start(train_in, str(folder), options, str(tmp_path / "again"))
-    wait_for(lambda: "taken over from process" in (tmp_path / "again").read_text(), again)
+    said = tmp_path / "again"
+    wait_for(lambda: said.exists() and "taken over from process" in said.read_text(), again)
     assert f"process {process.pid} on" in (tmp_path / "again").read_text()
     reached = steps_saved(folder)[-1]
     wait_for(lambda: steps_saved(folder)[-1] > reached, again)
