@@ -12,10 +12,12 @@ DEMO ?= --preset demo
 WORKERS ?= auto
 TESTS ?=
 ROWS ?=
+# What `make interop` installs and trains.
+INTEROP := .interop
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint bench notebook clean
+.PHONY: help demo test faults lint bench interop notebook clean
 
 help: ## tell what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -41,11 +43,17 @@ lint: $(VENV)/.installed-dev ## ruff and pyright
 bench: $(VENV)/.installed-dev ## measure against the field's tools (ROWS="training-* decoding-*"; minutes per row)
 	$(BIN)/gpt2 bench $(ROWS)
 
+# Over a gigabyte of other people's programs, in .interop alone; a model is trained there for a minute.
+interop: $(INTEROP)/model/config.json $(INTEROP)/.node $(INTEROP)/.heavy ## open exports in llama.cpp, transformers.js, TransformerLens, lm-eval
+	GPT2_INTEROP_MODEL=$(INTEROP)/model GPT2_NODE_MODULES=$(INTEROP)/node_modules \
+		GPT2_HEAVY_PYTHON=$(INTEROP)/heavy/bin/python $(BIN)/python -m pytest -m "" -s \
+		tests/interop/heavy tests/inspection/test_transformer_lens.py
+
 notebook: $(VENV)/.installed-dev ## write and execute GPT2.ipynb from notebooks/GPT2.py
 	$(BIN)/python notebooks/build.py
 
 clean: ## remove the environment, caches and builds; data/ and models/ stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEROP) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made once, and again when what is to be installed changes.
@@ -73,3 +81,23 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	@touch $(VENV)/.installed $@
+
+$(INTEROP)/model/config.json: $(VENV)/.installed-dev
+	$(BIN)/gpt2 train --preset demo --minutes 1 --out $(INTEROP)/model --overwrite
+
+# Of the packages for other systems and graphics cards, which npm would fetch too, only this machine's.
+$(INTEROP)/.node: tests/interop/heavy/package.json
+	@command -v npm >/dev/null || { echo "make interop needs Node.js 20 or newer with npm: https://nodejs.org" >&2; exit 2; }
+	mkdir -p $(INTEROP) && cp tests/interop/heavy/package.json $(INTEROP)
+	cd $(INTEROP) && npm install --ignore-scripts --omit=optional --no-audit --no-fund
+	cd $(INTEROP) && npm install --ignore-scripts --omit=optional --no-audit --no-fund --no-save \
+		$$(node ../tests/interop/heavy/platform.mjs node_modules)
+	@touch $@
+
+# On top of the development environment, so that PyTorch is not installed twice.
+$(INTEROP)/.heavy: $(VENV)/.installed-dev tests/interop/heavy/requirements.txt
+	$(BIN)/python -m venv $(INTEROP)/heavy
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(INTEROP)/heavy/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/development.pth"
+	$(INTEROP)/heavy/bin/python -m pip --disable-pip-version-check install -r tests/interop/heavy/requirements.txt
+	@touch $@

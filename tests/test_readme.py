@@ -1,4 +1,4 @@
-"""Every command and every line of Python in README.md, docs/own-text.md and docs/evaluation.md, run for real.
+"""Every command and every line of Python in README.md and in the guides of docs/, run for real.
 
 Only what would take minutes is made small, by the rules of `quick`; what needs the network or would install into the
 environment is left out, by name. The examples run in order in one folder, as a reader would run them.
@@ -24,6 +24,10 @@ MINUTES = "0.01"
 
 LEFT_OUT = {
     "pip install": "installs into the environment; CI does it",
+    "npm install": "needs the network; `make interop` does it",
+    "hf upload": "needs an account",
+    "gpt2 import hf:": "needs the network; tests/checkpoint/test_hub.py fetches from a server of its own",
+    "gpt2 import out/ckpt.pt": "needs a checkpoint of nanoGPT; tests/interop/test_nanogpt.py builds them",
     "gpt2 data download": "needs the network; tests/data/test_download.py runs it against a server of its own",
 }
 
@@ -83,7 +87,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/own-text.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/own-text.md", "docs/evaluation.md", "docs/interchange.md"])
 def test_every_command_runs(document: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(commands(document)) > 2
     for line in commands(document):

@@ -169,8 +169,11 @@ class LlamaCppReader:
             with resources.as_file(resources.files("gpt2.interop") / "llama_cpp.mjs") as script:
                 command = ["node", str(script), str(self.package), str(self.path), str(folder)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-            if done.returncode or not (folder / "answer.json").is_file():
-                raise ParityError(f"{self.name} cannot open {self.path.name}: {done.stderr.strip()[-2000:]}")
+            if not (folder / "answer.json").is_file():  # it is written last, so it is whole
+                said = done.stderr.strip() or done.stdout.strip() or "it said nothing"
+                raise ParityError(
+                    f"{self.name} cannot open {self.path.name}; it ended with status {done.returncode}: {said[-2000:]}"
+                )
             answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
             if (folder / "logits.f32").is_file():
                 answer["logits"] = np.fromfile(folder / "logits.f32", dtype="<f4")
