@@ -4,24 +4,26 @@ import argparse
 import fnmatch
 import sys
 
-from benchmarks import machine, measure, report
-from benchmarks.rows import decoding, preparation, training
+from benchmarks import gpu, machine, measure, report
+from benchmarks.rows import decoding, preparation, start, training
 
 
 def all_rows() -> dict[str, measure.Row]:
     """Every row by name, in the order of the page."""
-    return {row.name: row for module in (training, decoding, preparation) for row in module.rows()}
+    return {row.name: row for module in (training, start, decoding, preparation) for row in module.rows()}
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="gpt2 bench", description="Measure against the field's tools, side by side.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="rows, * allowed; none: all that there are")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows, * allowed; none: all; gpu: those of a CUDA GPU")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, in each of which every entry has its turn")
     parser.add_argument("--only", default="*", metavar="ENTRY", help="entries whose name matches, such as '*bf16*'")
     parser.add_argument("--list", action="store_true", help="tell the rows and stop")
     parser.add_argument("--write", action="store_true", help="keep the figures and write docs/benchmarks.md anew")
     options = parser.parse_args()
+    if options.names == ["gpu"]:
+        return gpu.main()
     rows = all_rows()
     if options.list:
         print("\n".join(f"{name:<22} {row.title}" for name, row in rows.items()))

@@ -114,7 +114,7 @@ def run(row: Row, rounds: int, say: Callable[[str], None]) -> Measured:
     try:
         checked = row.check({name: entry.answer for name, entry in running.items() if entry.answer is not None})
         apart = [name for name, entry in running.items() if entry.answer is None]
-        checked += f"; not comparable: {', '.join(apart)}" if apart else ""
+        checked += f"; not comparable: {', '.join(apart)}" if 0 < len(apart) < len(running) else ""
         say(f"  checked: {checked}")
         measured = Measured(
             row.name, row.title, row.unit, row.more_is_better, row.settings, checked, list(figures.values())

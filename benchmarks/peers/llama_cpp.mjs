@@ -10,6 +10,7 @@ const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
 const model = await llama.loadModel({ modelPath, gpuLayers: 0 });
 const context = await model.createContext({ contextSize: Number(contextSize), threads: Number(threads) });
 const sequence = context.getSequence();
+process.stdin.on("end", () => process.exit()); // whoever asked is gone
 console.log(JSON.stringify({ ready: true }));
 
 for await (const line of readline.createInterface({ input: process.stdin })) {

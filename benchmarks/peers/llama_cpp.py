@@ -38,8 +38,9 @@ class LlamaCpp:
         script = Path(__file__).with_suffix(".mjs")
         command = ["node", str(script), str(path), str(torch.get_num_threads()), str(config.context_length)]
         self._process = subprocess.Popen(
-            command, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
+            command, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            preexec_fn=_ordinary_scheduling,
+        )  # fmt: skip
         self._answer()
 
     def greedy(self, ids: list[int], count: int) -> tuple[list[int], float]:
@@ -61,6 +62,12 @@ class LlamaCpp:
             if line.startswith("{"):
                 return json.loads(line)
         raise Missing(f"node-llama-cpp ended with status {self._process.wait()}")
+
+
+def _ordinary_scheduling() -> None:
+    # Its threads wait for each other by spinning: under a real-time class they would keep each other out for ever.
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def write(path: Path, config: GPT2Config, weights: Mapping[str, Tensor], kind: str) -> None:
