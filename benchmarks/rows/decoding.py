@@ -32,10 +32,10 @@ def row(shape: Shape, kind: str) -> Row:
         Entry(f"llama.cpp {llama_cpp.TYPES[kind]}", partial(llama, shape, kind)),
     ]
     for peer in (kind,) if kind in _TYPES else _TYPES:
-        entries += [
-            Entry(f"transformers {peer}", partial(transformers, shape, _TYPES[peer])),
-            Entry(f"transformers {peer}, static cache", partial(transformers, shape, _TYPES[peer], cache="static")),
-        ]
+        entries.append(Entry(f"transformers {peer}", partial(transformers, shape, _TYPES[peer])))
+    if kind in _TYPES:
+        static = partial(transformers, shape, dtype, cache="static")
+        entries.append(Entry(f"transformers {kind}, static cache", static))
     return Row(
         f"decoding-{shape.name}-{kind}",
         f"Decoding one sequence, {shape.name}, {kind}",
