@@ -34,9 +34,10 @@ class Metrics:
         self._file = self._open(from_step)
 
     def _open(self, step: int) -> IO[str]:
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step] if step else []
-        with atomic_write(self.path) as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
+        if self.path.is_file() or not self.path.exists():  # the null device of other ranks must not be replaced
+            kept = [record for record in read_metrics(self.path) if record["step"] <= step] if step else []
+            with atomic_write(self.path) as file:
+                file.writelines(json.dumps(record) + "\n" for record in kept)
         return self.path.open("a", encoding="utf-8")
 
     def forget(self, step: int) -> None:
