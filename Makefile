@@ -46,8 +46,7 @@ bench: $(VENV)/.installed-dev ## measure against the field's tools (ROWS="traini
 # Over a gigabyte of other people's programs, in .interop alone; a model is trained there for a minute.
 interop: $(INTEROP)/model/config.json $(INTEROP)/.node $(INTEROP)/.heavy ## open exports in llama.cpp, transformers.js, TransformerLens, lm-eval
 	GPT2_INTEROP_MODEL=$(INTEROP)/model GPT2_NODE_MODULES=$(INTEROP)/node_modules \
-		GPT2_HEAVY_PYTHON=$(INTEROP)/heavy/bin/python $(BIN)/python -m pytest -m "" -s \
-		tests/interop/heavy tests/inspection/test_transformer_lens.py
+		GPT2_HEAVY_PYTHON=$(INTEROP)/heavy/bin/python $(BIN)/python -m pytest -m "" -s tests/interop/heavy
 
 notebook: $(VENV)/.installed-dev ## write and execute GPT2.ipynb from notebooks/GPT2.py
 	$(BIN)/python notebooks/build.py

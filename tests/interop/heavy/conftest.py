@@ -1,6 +1,8 @@
 """What `make interop` prepares: a trained model, the packages of Node, and an environment for the heavy readers."""
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from gpt2 import GPT2, Tokenizer, load
 from gpt2.data import iter_documents
 from gpt2.interop.export import Exported, export
 
+HERE = Path(__file__).parent
 NUM_PROMPTS, NEW_TOKENS = 20, 64
 
 
@@ -19,6 +22,15 @@ def prepared(name: str) -> Path:
     if not value or not Path(value).exists():
         pytest.fail(f"{name} is {value!r}; these tests run by: make interop")
     return Path(value).absolute()
+
+
+def heavy(script: str, *arguments: object) -> dict:
+    """Run a script in the environment of the heavy readers, without a network."""
+    command = [str(prepared("GPT2_HEAVY_PYTHON")), str(HERE / script), *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ Each program generates by its own loop and its own cache, as its users do. The t
 """
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from gpt2.data import iter_documents
 from gpt2.interop.export import Exported
 from gpt2.interop.parity import our_logits
 from gpt2.interop.probes import strings
-from tests.interop.heavy.conftest import NEW_TOKENS, prepared
+from tests.interop.heavy.conftest import HERE, NEW_TOKENS, heavy
 
 pytestmark = pytest.mark.heavy
-HERE = Path(__file__).parent
 
 
 def node(script: str, *arguments: object) -> object:
@@ -98,16 +96,6 @@ def test_transformers_js_writes_and_tokenises_the_same(
     assert answer["fp32"] == greedy
     assert len(answer["q8"]) == len(greedy)
     assert different == []
-
-
-def heavy(script: str, *arguments: object) -> dict:
-    """Run a script in the environment of the heavy readers, without a network."""
-    command = [str(prepared("GPT2_HEAVY_PYTHON")), str(HERE / script), *map(str, arguments)]
-
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_transformer_lens_opens_the_folder(

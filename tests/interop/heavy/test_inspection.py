@@ -1,16 +1,8 @@
-"""Every value of `gpt2.inspection`'s cache against TransformerLens', for the same weights.
-
-TransformerLens wants an environment of its own, so this runs only when told where it and a trained model are:
-
-    GPT2_HEAVY_PYTHON=.../bin/python GPT2_INTEROP_MODEL=models/demo pytest tests/inspection/test_transformer_lens.py
-"""
+"""Every value of `gpt2.inspection`'s cache against TransformerLens', for the same weights; run by `make interop`."""
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,43 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2 import GPT2, Tokenizer, load
+from gpt2 import GPT2, Tokenizer
 from gpt2.data import iter_documents
 from gpt2.inspection import ablation_grid, all_names, run
+from tests.interop.heavy.conftest import heavy, prepared
 
-NEEDED = ("GPT2_HEAVY_PYTHON", "GPT2_INTEROP_MODEL")
-pytestmark = pytest.mark.skipif(
-    not all(name in os.environ for name in NEEDED), reason=f"needs TransformerLens: {' and '.join(NEEDED)} tell where"
-)
-SCRIPT = Path(__file__).parent / "transformer_lens_cache.py"
-
-
-def prepared(name: str) -> Path:
-    """A path that the caller hands over."""
-    return Path(os.environ[name]).absolute()
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")
-def model() -> tuple[GPT2, Tokenizer]:
-    return load(prepared("GPT2_INTEROP_MODEL"))
-
-
-@pytest.fixture(scope="module")
-def theirs(model: tuple[GPT2, Tokenizer], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def theirs(trained: tuple[GPT2, Tokenizer], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What TransformerLens found, with its times under "seconds"."""
-    folder, job = tmp_path_factory.mktemp("lens"), asked(*model)
+    folder, job = tmp_path_factory.mktemp("lens"), asked(*trained)
     (folder / "job.json").write_text(json.dumps(job))
-    command = [str(prepared("GPT2_HEAVY_PYTHON")), str(SCRIPT), str(prepared("GPT2_INTEROP_MODEL"))]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [*command, str(folder / "job.json"), str(folder / "out.npz")],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    seconds = heavy(
+        "transformer_lens_cache.py", prepared("GPT2_INTEROP_MODEL"), folder / "job.json", folder / "out.npz"
+    )
     with np.load(folder / "out.npz", allow_pickle=False) as stored:
         found: dict[str, Any] = dict(stored)
-    return {**found, "seconds": json.loads(done.stdout.splitlines()[-1]), "job": job}
+    return {**found, "seconds": seconds, "job": job}
 
 
 def asked(model: GPT2, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -70,8 +44,8 @@ def asked(model: GPT2, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def test_every_cached_value_is_the_same(model: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
-    looked, worst = run(*model, theirs["job"]["ids"]), 0.0
+def test_every_cached_value_is_the_same(trained: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
+    looked, worst = run(*trained, theirs["job"]["ids"]), 0.0
     for name in looked.cache:
         ours, other = looked[name].numpy(), theirs[name]
         other = other.reshape(ours.shape)  # it keeps the heads of z side by side
@@ -82,20 +56,20 @@ def test_every_cached_value_is_the_same(model: tuple[GPT2, Tokenizer], theirs: d
         gap = float(np.abs(ours[seen] - other[seen]).max())
         assert gap < 1e-4, f"{name}: {gap}"
         worst = max(worst, gap)
-    assert len(looked.cache) == 17 * model[0].config.num_layers + 4
+    assert len(looked.cache) == 17 * trained[0].config.num_layers + 4
     print(f"\nTransformerLens: {len(looked.cache)} cached values equal, largest difference {worst:.1e}", end="")
 
 
-def test_ablations_are_the_same(model: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
-    grid = ablation_grid(*model, theirs["job"]["documents"], how="zero")
+def test_ablations_are_the_same(trained: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
+    grid = ablation_grid(*trained, theirs["job"]["documents"], how="zero")
     np.testing.assert_allclose(grid.change[:, :-1].numpy(), theirs["ablation"], atol=1e-4)
 
 
-def test_times_beside_each_other(model: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
+def test_times_beside_each_other(trained: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
     """Printed, never judged: other work on the machine decides too much."""
     jobs: dict[str, tuple[Callable[[], object], int]] = {
-        "run": (lambda: run(*model, theirs["job"]["ids"]), 30),
-        "ablation": (lambda: ablation_grid(*model, theirs["job"]["documents"], how="zero"), 2),
+        "run": (lambda: run(*trained, theirs["job"]["ids"]), 30),
+        "ablation": (lambda: ablation_grid(*trained, theirs["job"]["documents"], how="zero"), 2),
     }
     for name, (work, rounds) in jobs.items():
         taken = []
