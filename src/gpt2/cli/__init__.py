@@ -18,6 +18,7 @@ COMMANDS = {
     "scaling": "a family of sizes, the law they follow, and a test of it",
     "inspect": "look inside a model, in the terminal",
     "plot": "draw a model's inside, or a run's loss",
+    "serve": "an API that OpenAI's clients speak, and a page to look inside",
     "data": "fetch, examine and tokenise text",
     "export": "write a model for other programs, verified by them",
     "import": "take in a GPT-2 from Hugging Face or nanoGPT, verified",

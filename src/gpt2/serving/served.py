@@ -1,0 +1,55 @@
+"""The model that a server serves: one, loaded before the first request, never exchanged."""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gpt2.checkpoint import load
+from gpt2.checkpoint.hub import is_hub_name
+from gpt2.device import resolve_device
+from gpt2.model import GPT2
+from gpt2.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model, its tokenizer, and what clients are told about them."""
+
+    name: str
+    """What clients call it: the folder's name."""
+    folder: Path | None
+    """The run or model folder; None: it came from the Hub or from memory."""
+    model: GPT2
+    tokenizer: Tokenizer
+    device: torch.device
+    created: int = field(default_factory=lambda: int(time.time()))
+    """Seconds since 1970 when it was loaded."""
+
+    @classmethod
+    def load(cls, source: str, device: str = "auto") -> "ServedModel":
+        """Load through `gpt2.load`.
+
+        Raises:
+            UserError: as `gpt2.load` and `resolve_device`.
+        """
+        place = resolve_device(device)
+        model, tokenizer = load(source, device=place)
+        path = Path(source)
+        if is_hub_name(source):
+            return cls(source.removeprefix("hf:"), None, model, tokenizer, place)
+        folder = path.parent if path.is_file() else path
+        return cls(path.resolve().stem if path.is_file() else path.resolve().name, folder, model, tokenizer, place)
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and continuation together."""
+        return self.model.config.context_length
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when another model or tokenizer is served: the API's `system_fingerprint`."""
+        shape = sorted(self.model.config.to_dict().items())
+        return "fp_" + hashlib.sha256(f"{shape} {self.tokenizer.fingerprint}".encode()).hexdigest()[:12]
