@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "gpt2"
 
 # Lowest first. Modules of the lowest layer may use one another, without circles; above it, neighbours may not.
 LAYERS = (
-    ("config", "device", "documents", "errors", "files", "generation", "native", "settings", "text_files"),
+    ("config", "device", "documents", "errors", "files", "generation", "manifest", "native", "settings", "text_files"),
     ("model", "tokenizer"),
     ("data", "checkpoint"),
     ("evaluation", "inspection"),

@@ -1,5 +1,6 @@
 """Faults F3, F4, F12: damaged bytes are never loaded without a word. Over 300 damages, each drawn from a seed."""
 
+import contextlib
 import random
 import shutil
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from gpt2 import GPT2, GPT2Config, load
 from gpt2.checkpoint.store import newest_checkpoint, save_checkpoint
 from gpt2.data import iter_documents
 from gpt2.data.shard_writer import EncodedPiece, write_shards
 from gpt2.data.shards import TokenShards
-from gpt2.errors import DataError
+from gpt2.errors import DataError, UserError
+from gpt2.manifest import write_manifest
 from gpt2.tokenizer import Tokenizer
 from tests.faults.harness import FULL
 
@@ -82,6 +85,40 @@ def test_a_file_of_another_checkpoint_is_noticed(name: str, checkpoints: Path, t
     assert checkpoint is not None
     assert checkpoint.step == 1
     assert f"{name} is damaged" in skipped[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    tokenizer = Tokenizer.train(["the cat sat on the mat. " * 20], 280, allow_fewer=True)
+    config = GPT2Config(vocab_size=320, context_length=16, d_model=16, num_layers=1, num_heads=2, eos_token_id=0)
+    GPT2(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder, model_max_length=16)
+    write_manifest(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_no_damaged_model_of_a_finished_run_is_loaded(name: str, finished: Path, tmp_path: Path) -> None:
+    for seed in range(SEEDS):
+        folder = tmp_path / str(seed)
+        shutil.copytree(finished, folder)
+        kind = damage(folder / name, random.Random(f"{name} {seed}"))
+        with pytest.raises(UserError, match=name):
+            pytest.fail(f"{kind} of {name} with seed {seed} was loaded: {load(folder)}")
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_changes_of_what_people_edit_are_told(name: str, finished: Path, tmp_path: Path) -> None:
+    for seed in range(SEEDS):
+        folder = tmp_path / str(seed)
+        shutil.copytree(finished, folder)
+        if damage(folder / name, random.Random(f"{name} {seed}")) != "delete":
+            with pytest.warns(UserWarning, match=rf"{name} is not what the run wrote"), contextlib.suppress(UserError):
+                load(folder)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

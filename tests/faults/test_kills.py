@@ -77,7 +77,7 @@ def slow_save(folder: str, options: dict[str, object]) -> None:
     from gpt2.checkpoint import store
 
     original = store.sync
-    store.sync = lambda path: (time.sleep(1.0), original(path))[1]
+    store.sync = lambda path: (time.sleep(1.5), original(path))[1]
     train_in(folder, options)
 
 
@@ -85,7 +85,7 @@ def slow_save(folder: str, options: dict[str, object]) -> None:
 def test_a_second_signal_ends_it_at_once_and_harms_nothing(
     number: int, tmp_path: Path, options: dict[str, object]
 ) -> None:
-    """F7a: the last save would take eight seconds; the second signal does not wait for it."""
+    """F7a: the last save would take ten seconds, seven syncs; the second signal does not wait for it."""
     folder = tmp_path / "run"
     process = start(train_in, str(folder), {**options, "save_every": 4, "steps": 100_000})
     wait_for(lambda: steps_saved(folder), process)

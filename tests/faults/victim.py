@@ -15,7 +15,7 @@ from pathlib import Path
 WHEN = 60
 # How many of each call the work makes, about: what is beyond is simply not met.
 CALLS = {
-    "save": {"mkdir": 2, "ftruncate": 2, "write": 4, "renameat": 2, "fsync": 8, "rename": 1},
+    "save": {"mkdir": 2, "ftruncate": 2, "write": 4, "renameat": 2, "fsync": 6, "rename": 1},
     "prepare": {"mkdir": 5, "write": 14, "fsync": 14, "rename": 14},
 }
 

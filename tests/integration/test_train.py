@@ -62,7 +62,7 @@ def test_run_leaves_a_whole_folder_that_others_open(text: Path, tmp_path: Path) 
     assert names == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "README.md", "training/config.toml", "training/metrics.jsonl", "training/samples.md", "training/loss.svg",
-        "training/environment.json", "training/evaluation.json", "training/report.html",
+        "training/environment.json", "training/evaluation.json", "training/report.html", "training/manifest.json",
     }  # fmt: skip
     valid = losses(out)
     assert len(valid) == 4
@@ -85,6 +85,8 @@ def test_same_seed_same_weights_and_the_stored_settings_run_again(text: Path, tm
     train([text], out=first, steps=12, seed=3, **TINY)
     train(config=first / "training/config.toml", out=second, progress=False)
     assert weights_hash(first) == weights_hash(second)
+    manifest = json.loads((first / "training/manifest.json").read_text())["files"]
+    assert manifest["model.safetensors"]["sha256"] == weights_hash(first)
     train([text], out=tmp_path / "c", steps=12, seed=4, **TINY)
     assert weights_hash(tmp_path / "c") != weights_hash(first)
 
@@ -179,6 +181,25 @@ def test_fine_tuning_takes_its_dropout_and_kernels_and_resumes_bit_for_bit(
     assert weights_hash(tmp_path / "whole") == weights_hash(tmp_path / "broken")
     with pytest.raises(ConfigError, match="drop --from"):
         train(resume=tmp_path / "broken", from_model=tmp_path / "base")
+
+
+@pytest.mark.parametrize("harm", ["flip", "delete"])
+def test_resuming_writes_lost_weights_anew(
+    harm: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    train([text], out=out, steps=6, **TINY)
+    before, content = weights_hash(out), bytearray((out / "model.safetensors").read_bytes())
+    content[len(content) // 2] ^= 4
+    (out / "model.safetensors").write_bytes(content) if harm == "flip" else (out / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is not what the run wrote" if harm == "flip" else "has no model"):
+        load(out)
+    train(resume=out)
+    told = capsys.readouterr().out
+    assert f"{before[:6]}" in told or harm == "delete"
+    assert "the best weights of the run are lost" in told
+    load(out)
+    assert weights_hash(out) == before, "the last weights were the best"
 
 
 def test_time_budget_is_kept_and_the_schedule_ends_at_zero(text: Path, tmp_path: Path) -> None:

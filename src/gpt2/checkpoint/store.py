@@ -70,9 +70,9 @@ def save_checkpoint(
         return final
     with _cleared(work, final):
         for name, group in tensors.items():
-            path = work / f"{name}.safetensors"
-            save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, path)
-            sync(path)
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in group.items()}, work / f"{name}.safetensors"
+            )
         _commit(work, final, step, state)
     return final
 
@@ -139,7 +139,7 @@ def _cleared(work: Path, final: Path) -> Iterator[None]:
 def _commit(
     work: Path, final: Path, step: int, state: Mapping[str, Any], known: Mapping[str, dict[str, Any]] | None = None
 ) -> None:
-    """State and manifest, then the name; tensors are on the disk by now, hashes of some of them `known`."""
+    """Sync and hash what is not `known` to be on the disk, then manifest, then name."""
     files = dict(known or {})
     (work / "state.json").write_text(json.dumps(state), encoding="utf-8")
     for file in work.iterdir():

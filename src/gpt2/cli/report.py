@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Report, args=argv, prog="gpt2 report")
     from gpt2.checkpoint import RunFolder
     from gpt2.errors import ConfigError, DataError
+    from gpt2.manifest import renew_manifest
     from gpt2.report import write_report
 
     folder = RunFolder(options.model)
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if options.evaluate:
         _examine(folder, options)
     print(write_report(folder))
+    renew_manifest(folder.path, "training/evaluation.json", "training/report.html")
     if not folder.evaluation.is_file():
         print(f"without an evaluation; with one: gpt2 report {options.model} --evaluate")
     return 0

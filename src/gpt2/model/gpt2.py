@@ -10,6 +10,7 @@ from gpt2.config import GPT2Config
 from gpt2.errors import ConfigError
 from gpt2.generation.generate import generate_ids
 from gpt2.generation.sampling import Sampling
+from gpt2.manifest import require_unchanged
 from gpt2.model import pretrained
 from gpt2.model.attention import CausalSelfAttention
 from gpt2.model.initialization import initialize
@@ -18,7 +19,7 @@ from gpt2.model.layers import MLP, Dropout, Embedding, LayerNorm
 from gpt2.model.ops import Kernels, Tap, kernels, scope
 from gpt2.model.ops.decode import DecodingStep, decoding_step
 from gpt2.model.segments import Segments
-from gpt2.model.weight_files import read_weights
+from gpt2.model.weight_files import WEIGHTS, read_weights
 
 
 class Block(nn.Module):
@@ -273,6 +274,7 @@ class GPT2(nn.Module):
             CheckpointError: a file is missing, damaged, or does not match the configuration.
             ConfigError: it is not a GPT-2.
         """
+        require_unchanged(folder, pretrained.CONFIG, pretrained.GENERATION_CONFIG, WEIGHTS)
         config = pretrained.read_config(folder)
         with torch.device("meta"):
             model = cls(config, kernels)

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt2.config import GPT2Config
 from gpt2.errors import CheckpointError, nearest
 from gpt2.files import default_mode, require_free_space, write_json
+from gpt2.manifest import forget_manifest
 from gpt2.model.weight_files import WEIGHTS, read_json
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def save(model: "GPT2", folder: str | Path) -> None:
     """Write the three files; weights in the parameters' own type. See `GPT2.save_pretrained`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    forget_manifest(folder)
     write_json(folder / CONFIG, {**model.config.to_hf(), "dtype": _dtype_name(model)})
     write_json(folder / GENERATION_CONFIG, _generation_config(model))
     save_weights(dict(model.state_dict()), folder / WEIGHTS)

@@ -16,6 +16,7 @@ import tokenizers
 from gpt2.documents import SEPARATOR, cut_pieces
 from gpt2.errors import TokenizerError
 from gpt2.files import atomic_write, write_json
+from gpt2.manifest import forget_manifest, require_unchanged
 from gpt2.text_files import DEFAULT_FORMAT, TextFormat, find_text_files, iter_pieces
 from gpt2.tokenizer import validate
 from gpt2.tokenizer.bulk import BulkEncoder
@@ -177,8 +178,9 @@ class Tokenizer:
         Raises:
             UserError: it cannot be written.
         """
-        path = Path(path)
-        with atomic_write(path / "tokenizer.json" if path.is_dir() else path) as file:
+        path = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        forget_manifest(path.parent)
+        with atomic_write(path) as file:
             file.write(self.to_json())
 
     def save_pretrained(self, folder: str | Path, *, model_max_length: int | None = None) -> None:
@@ -191,9 +193,7 @@ class Tokenizer:
         Raises:
             UserError: a file cannot be written.
         """
-        folder = Path(folder)
-        with atomic_write(folder / "tokenizer.json") as file:
-            file.write(self.to_json())
+        self.save(Path(folder) / "tokenizer.json")
         config: dict[str, Any] = {
             "tokenizer_class": "GPT2TokenizerFast",
             "add_prefix_space": False,
@@ -204,7 +204,7 @@ class Tokenizer:
         }
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
-        write_json(folder / "tokenizer_config.json", config)
+        write_json(Path(folder) / "tokenizer_config.json", config)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -212,6 +212,7 @@ class Tokenizer:
 
         Raises:
             TokenizerError: missing, damaged, or not GPT-2's byte-level BPE.
+            CheckpointError: not what the run wrote (`gpt2.manifest`).
         """
         path = Path(path)
         folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
@@ -222,6 +223,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"there is no tokenizer at {file}; train one, or copy the model's tokenizer.json there"
             )
+        require_unchanged(folder, file.name, "tokenizer_config.json")
         content = validate.read_json(file)
         config = folder / "tokenizer_config.json"
         eos = validate.read_json(config).get("eos_token") if config.exists() else None

@@ -15,6 +15,7 @@ from gpt2.evaluation.examine import examine
 from gpt2.evaluation.text import Judged
 from gpt2.generation.sampling import Sampling
 from gpt2.generation.text import generate_text
+from gpt2.manifest import write_manifest
 from gpt2.model import GPT2
 from gpt2.model.pretrained import load_weights
 from gpt2.model.weight_files import read_weights
@@ -92,22 +93,12 @@ def finish(
     title = f"{model.num_parameters():,} parameters, {state.tokens:,} tokens: {score.bits_per_byte:.3f} bits per byte"
     draw_loss(folder.metrics, folder.curve, title)
     story = sample_text(model, tokenizer, settings.run.prompt, settings.run.seed, 250)
-    facts = {
-        "Parameters": f"{model.num_parameters():,}",
-        "Shape": f"{model.config.num_layers} layers, d_model {model.config.d_model}, {model.config.num_heads} heads, "
-        f"context {model.config.context_length}, vocabulary {model.config.vocab_size:,}",
-        "Trained on": f"{state.tokens:,} tokens in {state.step:,} steps, {state.seconds / 60:.1f} minutes",
-        "Bits per byte": f"{score.bits_per_byte:.4f} on {judged}",
-        "Loss, perplexity": f"{score.loss:.4f} nats per token, {score.perplexity:.2f}",
-    }
-    if state.skipped:
-        facts["Updates left out"] = f"{state.skipped:,}, as not finite"
-    if events:
-        facts["Divergences"] = "; ".join(events)
+    facts = _facts(model, state, score, judged, events)
     happened = [*events, *([f"{state.skipped:,} updates were left out as not finite"] if state.skipped else [])]
     found = record(folder.evaluation, model, examination, happened)
     write_card(folder.card, folder.path.name, facts, story, "training/config.toml", found)
     write_report(folder)
+    write_manifest(folder.path)
     curve = text_curve(folder.metrics)
     say(
         f"\n{curve}\n\n{story.strip()}\n\n"
@@ -121,3 +112,20 @@ def finish(
         f"           gpt2 train your.txt --minutes 10"
     )
     return score
+
+
+def _facts(model: GPT2, state: TrainerState, score: Score, judged: str, events: Sequence[str]) -> dict[str, str]:
+    """The table of the model card."""
+    facts = {
+        "Parameters": f"{model.num_parameters():,}",
+        "Shape": f"{model.config.num_layers} layers, d_model {model.config.d_model}, {model.config.num_heads} heads, "
+        f"context {model.config.context_length}, vocabulary {model.config.vocab_size:,}",
+        "Trained on": f"{state.tokens:,} tokens in {state.step:,} steps, {state.seconds / 60:.1f} minutes",
+        "Bits per byte": f"{score.bits_per_byte:.4f} on {judged}",
+        "Loss, perplexity": f"{score.loss:.4f} nats per token, {score.perplexity:.2f}",
+    }
+    if state.skipped:
+        facts["Updates left out"] = f"{state.skipped:,}, as not finite"
+    if events:
+        facts["Divergences"] = "; ".join(events)
+    return facts

@@ -4,6 +4,8 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +17,7 @@ from gpt2.model import GPT2
 from gpt2.report import read_metrics
 from gpt2.training.averaging import WeightAverage
 from gpt2.training.step_plan import StepPlan
-from gpt2.training.trainer import StepResult, Trainer
+from gpt2.training.trainer import StepResult, Trainer, TrainerState
 
 _SECONDS_BETWEEN_RECORDS = 1.0
 _STEPS_TO_CALIBRATE = 4
@@ -70,6 +72,7 @@ class Progress:
         )
         self._losses: list[float] = []
         self._since, self._tokens, self._first = time.perf_counter(), 0, True
+        self._unwritten: Callable[[], tuple[float, float]] | None = None  # a record of the last step, if none is there
 
     def __call__(self, trainer: Trainer, result: StepResult) -> None:
         """Count the step; once a second, write a record and move the bar."""
@@ -77,13 +80,18 @@ class Progress:
             self._losses.append(result.loss)
         self._tokens += result.tokens
         now = time.perf_counter()
+        self._unwritten = partial(self._record, replace(trainer.state), result, now)
         done = trainer.progress >= 1.0
-        if now - self._since < _SECONDS_BETWEEN_RECORDS and not (done or self._first):
-            return
+        if now - self._since >= _SECONDS_BETWEEN_RECORDS or done or self._first:
+            loss, speed = self._unwritten()
+            self.bar.update(100.0 * trainer.progress - self.bar.n)
+            self.bar.set_postfix_str(_postfix(trainer, loss, speed))
+
+    def _record(self, state: TrainerState, result: StepResult, now: float) -> tuple[float, float]:
+        """Write a record of everything since the last one; gives the mean loss and the tokens per second."""
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         speed = self._tokens / max(now - self._since, 1e-9)
-        state, extra = trainer.state, {}
-        if self._losses:
-            extra["loss"] = sum(self._losses) / len(self._losses)
+        extra = {"loss": loss} if self._losses else {}
         if math.isfinite(result.grad_norm):
             extra["grad_norm"] = result.grad_norm
         if state.skipped:
@@ -92,10 +100,8 @@ class Progress:
             step=state.step, tokens=state.tokens, seconds=round(state.seconds, 3), **extra,
             lr_factor=round(result.factor, 6), tokens_per_second=round(speed),
         )  # fmt: skip
-        loss = extra.get("loss", math.nan)
-        self.bar.update(100.0 * trainer.progress - self.bar.n)
-        self.bar.set_postfix_str(_postfix(trainer, loss, speed))
-        self._losses, self._tokens, self._since, self._first = [], 0, now, False
+        self._losses, self._tokens, self._since, self._first, self._unwritten = [], 0, now, False, None
+        return loss, speed
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -103,7 +109,9 @@ class Progress:
             self.bar.write(line)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Record the last step, whatever ended the run, and leave the bar as it stands."""
+        if self._unwritten is not None:
+            self._unwritten()
         self.bar.close()
 
 

@@ -13,12 +13,13 @@ import torch
 
 from gpt2.checkpoint.lock import RunLock
 from gpt2.checkpoint.run_folder import RunFolder
-from gpt2.checkpoint.store import Checkpoint, discard_after, newest_checkpoint, open_checkpoint, require_checkpoint
+from gpt2.checkpoint.store import Checkpoint
 from gpt2.data import Prepared
 from gpt2.data.loader import BatchLoader
-from gpt2.errors import CheckpointError, StoppedError, UserError
+from gpt2.errors import StoppedError, UserError
 from gpt2.evaluation.bits_per_byte import Score
 from gpt2.files import atomic_write, write_json
+from gpt2.manifest import forget_manifest, write_manifest
 from gpt2.model import GPT2
 from gpt2.report import write_environment
 from gpt2.settings import TrainSettings
@@ -36,6 +37,7 @@ from gpt2.training.optimizers import RECIPES, build_optimizer
 from gpt2.training.parallel import parallelize
 from gpt2.training.plan import Plan, count_steps
 from gpt2.training.requests import Requests
+from gpt2.training.run_state import RunState
 from gpt2.training.saving import Contents, Saving
 from gpt2.training.schedule import learning_rate_factor
 from gpt2.training.snapshots import Snapshots
@@ -68,7 +70,6 @@ class Session:
     ) -> None:  # fmt: skip
         self.settings, self.plan, self.folder, self.model = settings, plan, folder, model
         self.tokenizer, self.prepared, self.say, self.progress = tokenizer, prepared, say, progress
-        self.fingerprints = {"data": prepared.train.fingerprint, "tokenizer": tokenizer.fingerprint}
         machine = plan.machine
         model.compute_dtype = machine.dtype if machine.dtype != torch.float32 else None
         self.loss = LanguageModelLoss(model)
@@ -98,6 +99,8 @@ class Session:
             seed=settings.run.seed,
             parallel=self.parallel,
         )  # fmt: skip
+        fingerprints = {"data": prepared.train.fingerprint, "tokenizer": tokenizer.fingerprint}
+        self.state = RunState(folder, self.trainer, self.average, fingerprints)
 
     def go(self) -> TrainedRun:
         """Train and finish."""
@@ -153,10 +156,13 @@ class Session:
 
     def _begin(self) -> Checkpoint | None:
         """The checkpoint to go on from, restored; or a folder made ready."""
-        checkpoint = self._restore() if self.settings.run.resume else None
+        checkpoint = self.state.restore(self._note) if self.settings.run.resume else None
+        if checkpoint is not None:
+            self.say(f"  {'resumed':<9} at step {checkpoint.step:,} from {checkpoint.path}")
         if self.processes.is_main:
             if not self.settings.run.resume:
                 self._claim()
+            forget_manifest(self.folder.path)
             self.folder.stopped.unlink(missing_ok=True)
             self.folder.launch.unlink(missing_ok=True)
             if (name := launch_name()) is not None:
@@ -181,20 +187,9 @@ class Session:
         self.say(f"  {'because':<9} {reason}")
 
     def _contents(self) -> Contents:
-        """What a checkpoint holds."""
-        tensors = {
-            "model": dict(self.parallel.parameters),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        state = {
-            **self.trainer.state_dict(),
-            "validation": dict(self.validation.state),
-            "guard": self.guard.state_dict(),
-            "fingerprints": self.fingerprints,
-            "compiled": self.compiled,
-        }
-        return tensors, state
+        return self.state.contents(
+            validation=dict(self.validation.state), guard=self.guard.state_dict(), compiled=self.compiled
+        )
 
     def _saving(self, requests: Requests, bar: Progress) -> Saving:
         run = self.settings.run
@@ -222,49 +217,13 @@ class Session:
             patience=choices.patience,
         )
 
-    def _restore(self) -> Checkpoint | None:
-        checkpoint, skipped = self._found(lambda: require_checkpoint(self.folder.checkpoints))
-        for sentence in skipped:
-            self._note(sentence)
-        if checkpoint is None:
-            self.say("  no checkpoint yet: the run begins from the start")
-            return None
-        for what, now in self.fingerprints.items():
-            then = checkpoint.state["fingerprints"][what]
-            if now != then:
-                raise CheckpointError(
-                    f"the {what} changed since the run was saved: its fingerprint was {then[:16]}, "
-                    f"now it is {now[:16]}; restore the old text, or start anew from its weights with "
-                    f"--from {self.folder.path}"
-                )
-        self._load(checkpoint)
-        self.say(f"  {'resumed':<9} at step {checkpoint.step:,} from {checkpoint.path}")
-        return checkpoint
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        rows = self.parallel.rows
-        self.parallel.load(checkpoint.tensors("model", rows))
-        self.average.load_state_dict(checkpoint.tensors("average", rows))
-        self.optimizer.load_state_dict(checkpoint.tensors("optimizer", rows))
-        self.trainer.load_state_dict(checkpoint.state)
-
-    def _found(self, look: Callable[[], tuple[Checkpoint | None, list[str]]]) -> tuple[Checkpoint | None, list[str]]:
-        """What rank 0 finds; the others take the same."""
-        checkpoint, skipped = look() if self.processes.is_main else (None, [])
-        path = self.processes.from_main("checkpoint", checkpoint and str(checkpoint.path))
-        return checkpoint or (open_checkpoint(Path(path)) if path else None), skipped
-
     def _go_back(self, before: int) -> int | None:
         """For the guard: to the newest good checkpoint of step `before` or earlier."""
         with contextlib.suppress(UserError):
             self.saving.background.wait()
-        checkpoint, _ = self._found(lambda: newest_checkpoint(self.folder.checkpoints, before))
+        checkpoint = self.state.go_back(before)
         if checkpoint is None:
             return None
-        self._load(checkpoint)
-        self.processes.exchange("loaded", None)
-        if self.processes.is_main:
-            discard_after(self.folder.checkpoints, checkpoint.step)
         self.metrics.forget(checkpoint.step)
         self.validation.go_back(self.trainer, checkpoint.state["validation"])
         return checkpoint.step
@@ -275,7 +234,7 @@ class Session:
             return
         self.saving.finish(self.trainer)
         if self.validation.state["best_step"] is None:
-            with self.parallel.whole():
+            with self.average.applied(), self.parallel.whole():
                 if self.processes.is_main:
                     self.model.save_pretrained(self.folder.path)
 
@@ -284,6 +243,7 @@ class Session:
         # torchrun ends with 1 whatever its workers say: who wants to know how the run ended reads this file.
         if self.processes.is_main:
             write_json(self.folder.stopped, {"signal": signal.Signals(received).name, "step": step})
+            write_manifest(self.folder.path)
         raise StoppedError(
             f"stopped at step {step:,}, everything is saved; go on with: gpt2 train --resume {self.folder.path}",
             received,
