@@ -5,12 +5,12 @@ import fnmatch
 import sys
 
 from benchmarks import gpu, machine, measure, report
-from benchmarks.rows import decoding, preparation, start, training
+from benchmarks.rows import decoding, preparation, start, tap, training
 
 
 def all_rows() -> dict[str, measure.Row]:
     """Every row by name, in the order of the page."""
-    return {row.name: row for module in (training, start, decoding, preparation) for row in module.rows()}
+    return {row.name: row for module in (training, start, decoding, tap, preparation) for row in module.rows()}
 
 
 def main() -> int:

@@ -1,9 +1,10 @@
 """The rows, at a tiny shape: every entry computes what the others do."""
 
 import pytest
+import torch
 
 from benchmarks.measure import CheckError, Row, run
-from benchmarks.rows import decoding, training
+from benchmarks.rows import decoding, tap, training
 from benchmarks.shapes import Shape
 from gpt2 import GPT2Config
 
@@ -33,3 +34,19 @@ def test_a_wrong_continuation_is_found() -> None:
     assert decoding.near_likeliest({"right": right}, TINY)
     with pytest.raises(CheckError, match="wrong"):
         decoding.near_likeliest({"wrong": [[*right[0][:100], 5, *right[0][101:]]]}, TINY)
+
+
+@pytest.mark.parametrize("job", ["training", "decoding"])
+def test_the_twin_without_a_tap_computes_the_same(job: str) -> None:
+    measured = run(tap.row(TINY, job), 1, lambda line: None)
+    assert all(figure.median > 0 for figure in measured.figures)
+    assert len(measured.figures) == 2
+
+
+def test_nothing_of_the_tap_is_left_in_the_twin() -> None:
+    for module in tap._TWINS:
+        source = tap.source_without_tap(module)
+        assert "hook_" not in source
+        assert "def forward" in source or "def attention" in source
+    with pytest.raises(TypeError, match="tap"):
+        tap.twin()(TINY.config, tap._twin_kernels())(torch.zeros(1, 1, dtype=torch.long), tap=lambda name, value: value)

@@ -4,7 +4,11 @@ import json
 import xml.etree.ElementTree
 from pathlib import Path
 
-from gpt2.report import draw_loss, read_metrics, text_curve
+import pytest
+
+from gpt2.cli import main
+from gpt2.inspection.drawing.style import THEMES
+from gpt2.report import draw_loss, loss_curve, read_metrics, text_curve
 
 
 def metrics(folder: Path) -> Path:
@@ -43,3 +47,28 @@ def test_curve_of_text_falls_from_left_to_right(tmp_path: Path) -> None:
     assert lines[0].split("|")[0].strip() == "5.55"
     assert "20,000 tokens" in lines[-1]
     assert text_curve(tmp_path / "nowhere.jsonl") == ""
+
+
+def test_the_curve_has_the_numbers_and_every_theme(tmp_path: Path) -> None:
+    curve = loss_curve(metrics(tmp_path), "A run")
+    assert curve is not None
+    assert curve.losses[0] == 5.9
+    assert "from 5.90 to 4.00, the validation loss to 4.18" in curve.summary
+    assert len(curve.rows()) == 1 + 20 + 4
+    for theme in THEMES.values():
+        svg = curve.svg(theme)
+        assert theme.paper in svg
+        assert curve.summary in svg
+
+
+def test_plot_loss_writes_a_dark_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "training").mkdir()
+    metrics(tmp_path / "training")
+    out = tmp_path / "x.svg"
+    assert main(["plot", "loss", str(tmp_path), "--theme", "dark", "-o", str(out), str(tmp_path / "x.json")]) == 0
+    assert THEMES["dark"].paper in out.read_text()
+    assert json.loads((tmp_path / "x.json").read_text())["kind"] == "loss"
+    assert "validation loss to 4.18" in capsys.readouterr().out
+    (tmp_path / "training" / "metrics.jsonl").write_text("")
+    assert main(["plot", "loss", str(tmp_path)]) == 2
+    assert "has no loss in it yet" in capsys.readouterr().err

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 VIEW_NAMES = Literal[
     "overview", "checks", "surprise", "odds", "lens", "attribution", "attention", "head", "residual", "ablation",
-    "patch", "kinds", "induction", "dependency", "neighbours", "words", "positions", "timeline",
+    "patch", "kinds", "induction", "dependency", "parameters", "neighbours", "words", "positions", "timeline",
 ]  # fmt: skip
 
 

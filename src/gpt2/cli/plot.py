@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from gpt2.cli.inspect import Looking, ask, look
 
+if TYPE_CHECKING:
+    from gpt2.inspection.result import Result
+
 KINDS = Literal[
     "loss", "checks", "surprise", "odds", "lens", "attribution", "attention", "head", "residual", "ablation", "patch",
-    "kinds", "induction", "dependency", "neighbours", "words", "positions", "timeline",
+    "kinds", "induction", "dependency", "parameters", "neighbours", "words", "positions", "timeline",
 ]  # fmt: skip
 
 
@@ -43,28 +46,28 @@ def main(argv: Sequence[str]) -> int:
     if wrong:  # said before any work
         raise ConfigError(f"{wrong[0]} must end in .svg, .png or .json")
     if options.kind == "loss":
-        _loss(options.model, files)
+        result = _loss(options.model)
     else:
         question = ask(options.model, options.prompt, options.kind, options.options)
         (result,) = look(question, [options.kind])
-        for file in files:
-            result.save(file, options.theme)
-        print(result.summary)
-        if result.check is not None:
-            print(f"check: {result.check}")
+    for file in files:
+        result.save(file, options.theme)
+    print(result.summary)
+    if result.check is not None:
+        print(f"check: {result.check}")
     print("\n".join(f"saved {file}" for file in files))
     return 0
 
 
-def _loss(model: str, files: Sequence[str]) -> None:
+def _loss(model: str) -> "Result":
     from gpt2.checkpoint import RunFolder
     from gpt2.errors import DataError
-    from gpt2.report import draw_loss
+    from gpt2.report import loss_curve
 
     metrics = RunFolder(model).metrics
     if not metrics.is_file():
         raise DataError(f"{model} has no training/metrics.jsonl: only a run that was trained here has a loss curve")
-    for file in files:
-        if Path(file).suffix.lower() == ".json":
-            raise DataError(f"the numbers of the curve are in {metrics}; {file} would only repeat them")
-        draw_loss(metrics, Path(file), f"Loss of {Path(model).name}")
+    curve = loss_curve(metrics, f"Loss of {Path(model).name}")
+    if curve is None:
+        raise DataError(f"{metrics} has no loss in it yet; a run writes its first within seconds of its first step")
+    return curve

@@ -18,6 +18,7 @@ from gpt2.inspection.head_steps import HeadSteps
 from gpt2.inspection.heads import HeadKinds, head_kinds
 from gpt2.inspection.induction import Induction, Repeats, induction, repeats
 from gpt2.inspection.interventions import Intervention, ablate, patch, steer, swap
+from gpt2.inspection.ledger import ParameterLedger, parameter_ledger
 from gpt2.inspection.lens import LogitLens, logit_lens
 from gpt2.inspection.names import all_names, long_name
 from gpt2.inspection.odds import Odds, odds
@@ -31,8 +32,9 @@ from gpt2.inspection.timeline import Timeline, timeline
 __all__ = [
     "AblationGrid", "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "Dependency",
     "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
-    "PatchGrid", "PositionSimilarity", "Repeats", "ResidualNorms", "Result", "Run", "Surprise", "Timeline", "ablate",
-    "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "embedding_map", "forward", "head_kinds",
-    "induction", "logit_lens", "long_name", "neighbours", "odds", "patch", "patch_grid", "position_similarity",
-    "repeats", "residual_norms", "run", "steer", "surprise", "swap", "timeline",
+    "ParameterLedger", "PatchGrid", "PositionSimilarity", "Repeats", "ResidualNorms", "Result", "Run", "Surprise",
+    "Timeline", "ablate", "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "embedding_map",
+    "forward", "head_kinds", "induction", "logit_lens", "long_name", "neighbours", "odds", "parameter_ledger",
+    "patch", "patch_grid", "position_similarity", "repeats", "residual_norms", "run", "steer", "surprise", "swap",
+    "timeline",
 ]  # fmt: skip

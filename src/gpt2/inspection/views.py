@@ -11,6 +11,7 @@ from gpt2.inspection.embedding import embedding_map, neighbours, position_simila
 from gpt2.inspection.heads import head_kinds
 from gpt2.inspection.induction import induction
 from gpt2.inspection.interventions import Intervention
+from gpt2.inspection.ledger import parameter_ledger
 from gpt2.inspection.patching import patch_grid
 from gpt2.inspection.result import Result
 from gpt2.inspection.run import Run, run
@@ -90,6 +91,7 @@ VIEWS: dict[str, tuple[str, Callable[[Question], Result]]] = {
     "kinds": ("what the heads do", lambda q: head_kinds(q.model, q.tokenizer, q.texts)),
     "induction": ("which heads continue what they have seen", lambda q: induction(q.model, q.tokenizer)),
     "dependency": ("which inputs each output depends on", lambda q: dependency(q.model)),
+    "parameters": ("where each parameter sits, and what it costs", lambda q: parameter_ledger(q.model)),
     "neighbours": ("tokens near a token in the embedding", _neighbours),
     "words": (
         "a map of frequent words in the embedding",

@@ -1,12 +1,12 @@
 """Metrics of a run, and its loss curve as a picture or as text."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2.files import atomic_write
-
-_TRAIN_COLOUR, _VALID_COLOUR = "#9aa7b8", "#1f5fa8"
+from gpt2.inspection.drawing.canvas import Canvas
+from gpt2.inspection.result import Result
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -20,54 +20,85 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def draw_loss(metrics: Path, target: Path, title: str) -> None:
-    """Draw training and validation loss over the tokens seen, as SVG or PNG by the name's ending.
+@dataclass(frozen=True)
+class LossCurve(Result):
+    """Losses of a run, in nats per token, over the tokens it had seen."""
+
+    kind = "loss"
+    name: str
+    tokens: list[int]
+    """At the training losses."""
+    losses: list[float]
+    valid_tokens: list[int]
+    """At the validations."""
+    valid_losses: list[float]
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    @property
+    def summary(self) -> str:
+        train = f"the training loss goes from {self.losses[0]:.2f} to {self.losses[-1]:.2f}"
+        valid = "there was no validation"
+        if self.valid_losses:
+            valid = f"the validation loss to {self.valid_losses[-1]:.2f}, at best {min(self.valid_losses):.2f}"
+        return f"Over {self.tokens[-1]:,} tokens {train}, {valid} (nats per token)."
+
+    @property
+    def how_to_read(self) -> str:
+        text = "Each point of the training loss is the mean of the steps since the one before it"
+        return f"{text}; that of validation is over held-out documents." if self.valid_losses else f"{text}."
+
+    def rows(self) -> list[list[str]]:
+        valid = dict(zip(self.valid_tokens, self.valid_losses, strict=True))
+        lines = [[f"{n:,}", f"{loss:.4f}", ""] for n, loss in zip(self.tokens, self.losses, strict=True)]
+        lines += [[f"{n:,}", "", f"{loss:.4f}"] for n, loss in valid.items()]
+        return [["tokens", "training", "validation"], *sorted(lines, key=lambda line: int(line[0].replace(",", "")))]
+
+    def _size(self) -> tuple[float, float]:
+        return 8.0, 4.2
+
+    def _draw(self, canvas: Canvas) -> None:
+        axes, theme = canvas.axes(), canvas.theme
+        seen, judged = ([n / 1e6 for n in tokens] for tokens in (self.tokens, self.valid_tokens))
+        axes.plot(seen, self.losses, color=theme.muted, alpha=0.7, linewidth=1, label="training")
+        if judged:
+            axes.plot(judged, self.valid_losses, color=theme.accent, linewidth=2, marker="o", markersize=4,
+                      label="validation")  # fmt: skip
+            axes.annotate(f"{self.valid_losses[-1]:.2f}", (judged[-1], self.valid_losses[-1]), xytext=(6, 0),
+                          textcoords="offset points", color=theme.accent, va="center")  # fmt: skip
+        axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per token)")
+        low, high = min(self.losses + self.valid_losses), max(self.losses)
+        axes.set_ylim(max(0.0, low - 0.3), min(high, low + 5.0) + 0.2)
+        axes.margins(x=0.06)
+        axes.grid(alpha=0.6)
+        axes.legend(loc="upper right")
+
+
+def loss_curve(metrics: Path, title: str) -> LossCurve | None:
+    """The curve of a run's metrics.jsonl; None before its first record of a loss."""
+    records = read_metrics(metrics)
+    train = [(r["tokens"], r["loss"]) for r in records if "loss" in r]
+    valid = [(r["tokens"], r["valid_loss"]) for r in records if "valid_loss" in r]
+    if not train:
+        return None
+    columns = [[pair[i] for pair in pairs] for pairs in (train, valid) for i in (0, 1)]
+    return LossCurve(title, *columns)
+
+
+def draw_loss(metrics: Path, target: Path, title: str, theme: str = "light") -> None:
+    """Write the curve, as SVG or PNG by the name's ending; nothing before the first loss.
 
     Args:
         metrics: a run's metrics.jsonl.
         target: the picture.
         title: a line above it.
+        theme: "light", "dark" or "print".
     """
-    import matplotlib
-    from matplotlib.figure import Figure  # no pyplot: no window system, no global state
-
-    records = read_metrics(metrics)
-    train = [(r["tokens"] / 1e6, r["loss"]) for r in records if "loss" in r]
-    valid = [(r["tokens"] / 1e6, r["valid_loss"]) for r in records if "valid_loss" in r]
-    if not train:
-        return
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gpt2", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(*zip(*train, strict=True), color=_TRAIN_COLOUR, linewidth=1, label="training")
-        if valid:
-            axes.plot(
-                *zip(*valid, strict=True),
-                color=_VALID_COLOUR,
-                linewidth=2,
-                marker="o",
-                markersize=4,
-                label="validation",
-            )
-            x, y = valid[-1]
-            axes.annotate(
-                f"{y:.2f}",
-                (x, y),
-                xytext=(6, 0),
-                textcoords="offset points",
-                color=_VALID_COLOUR,
-                va="center",
-            )
-        axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per token)", title=title)
-        low, high = min(y for _, y in train + valid), max(y for _, y in train)
-        axes.set_ylim(max(0.0, low - 0.3), min(high, low + 5.0) + 0.2)
-        axes.margins(x=0.06)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right")
-        kind = target.suffix.lstrip(".")
-        with atomic_write(target, "wb") as file:
-            figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    curve = loss_curve(metrics, title)
+    if curve is not None:
+        curve.save(target, theme)
 
 
 def text_curve(metrics: Path, width: int = 60, height: int = 10) -> str:
