@@ -5,6 +5,7 @@ first. Who writes one removes the manifest before: while there is none, as in fo
 compared.
 """
 
+import contextlib
 import json
 import warnings
 from collections.abc import Iterable
@@ -78,7 +79,8 @@ def require_unchanged(folder: str | Path, *names: str) -> None:
 
 def forget_manifest(folder: str | Path) -> None:
     """Remove the manifest, before one of its files is written."""
-    _path(Path(folder)).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # none there; or a folder that cannot be written, which the writer says better
+        _path(Path(folder)).unlink()
 
 
 def _write(folder: Path, known: dict[str, dict[str, Any]], names: Iterable[str]) -> None:

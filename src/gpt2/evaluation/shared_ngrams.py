@@ -60,7 +60,7 @@ class _Tables:
     def level(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(sorted hashes, which were seen, a filter: True where the upper bits of a hash may be one of them)."""
         if n not in self._levels:
-            hashes = np.unique(self._hash(n)[self.left >= n])
+            hashes = np.sort(self._hash(n)[self.left >= n])  # of equal ones the first stands for all
             possible = None
             if n < _FILTERED:
                 possible = np.zeros(1 << _FILTER_BITS, bool)

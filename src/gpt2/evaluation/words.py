@@ -17,7 +17,7 @@ _NO_NAMES = {
 
 def words(text: str) -> list[str]:
     """Words in lower case, apostrophes inside kept."""
-    return [match.group().lower().replace("’", "'") for match in _WORD.finditer(text)]
+    return _WORD.findall(text.lower().replace("’", "'"))
 
 
 def sentences(text: str) -> list[str]:

@@ -13,7 +13,7 @@ POSITION_STD = 0.01
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: GPT2Config, generator: torch.Generator | None = None) -> None:
-    """Draw every parameter afresh, in the order of their names' appearance.
+    """Draw every parameter afresh, in the order of their names' appearance; those on the meta device have no content.
 
     Weights N(0, 0.02), positions N(0, 0.01) (OpenAI's code), biases 0, norms 1. The two projections
     that write to the residual stream are scaled by 1 / sqrt(2 L), so that its variance does not grow
@@ -26,6 +26,8 @@ def initialize(model: nn.Module, config: GPT2Config, generator: torch.Generator 
     """
     residual_std = WEIGHT_STD / math.sqrt(2 * config.num_layers)
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:  # drawing there would load PyTorch's compiler, which takes over a second
+            continue
         if name.endswith("bias"):
             parameter.zero_()
         elif ".ln_" in name:

@@ -147,7 +147,8 @@ class Tokenizer:
         Raises:
             TokenizerError: a negative id.
         """
-        parts = [self.token_bytes(i) for i in ids if keep_special or i not in self._special_ids]
+        known, hidden = self._bytes, () if keep_special else self._special_ids
+        parts = (known[i] if 0 <= i < len(known) else self.token_bytes(i) for i in ids if i not in hidden)
         return b"".join(parts).decode("utf-8", "replace")
 
     def stream_decoder(self, *, keep_special: bool = False) -> StreamDecoder:
@@ -197,9 +198,7 @@ class Tokenizer:
         config: dict[str, Any] = {
             "tokenizer_class": "GPT2TokenizerFast",
             "add_prefix_space": False,
-            "bos_token": self._eos_name,
-            "eos_token": self._eos_name,
-            "unk_token": self._eos_name,
+            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), self._eos_name),
             "clean_up_tokenization_spaces": False,  # it would change " ." into "." when decoding
         }
         if model_max_length is not None:
