@@ -17,7 +17,7 @@ INTEROP := .interop
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint bench interop notebook clean
+.PHONY: help demo test faults lint bench interop docs notebook clean
 
 help: ## tell what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -47,6 +47,9 @@ bench: $(VENV)/.installed-dev ## measure against the field's tools (ROWS="traini
 interop: $(INTEROP)/model/config.json $(INTEROP)/.node $(INTEROP)/.heavy ## open exports in llama.cpp, transformers.js, TransformerLens, lm-eval
 	GPT2_INTEROP_MODEL=$(INTEROP)/model GPT2_NODE_MODULES=$(INTEROP)/node_modules \
 		GPT2_HEAVY_PYTHON=$(INTEROP)/heavy/bin/python $(BIN)/python -m pytest -m "" -s tests/interop/heavy
+
+docs: $(VENV)/.installed-dev ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 notebook: $(VENV)/.installed-dev ## write and execute GPT2.ipynb from notebooks/GPT2.py
 	$(BIN)/python notebooks/build.py

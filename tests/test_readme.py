@@ -1,4 +1,4 @@
-"""Every command and every line of Python in README.md and in the guides of docs/, run for real.
+"""Every command and every line of Python in README.md and in the pages of docs/, run for real.
 
 Only what would take minutes is made small, by the rules of `quick`; what needs the network or would install into the
 environment is left out, by name. The examples run in order in one folder, as a reader would run them.
@@ -28,6 +28,8 @@ LEFT_OUT = {
     "hf upload": "needs an account",
     "gpt2 import hf:": "needs the network; tests/checkpoint/test_hub.py fetches from a server of its own",
     "gpt2 import out/ckpt.pt": "needs a checkpoint of nanoGPT; tests/interop/test_nanogpt.py builds them",
+    "torchrun": "needs several processes; tests/distributed runs it",
+    "gpt2 verify-resume": "trains for a minute; tests/training/test_verification.py runs it smaller",
     "gpt2 data download": "needs the network; tests/data/test_download.py runs it against a server of its own",
 }
 
@@ -47,15 +49,22 @@ run = train(["stories.txt"], out="models/mine", minutes=5)               # what 
 """
 
 
-def blocks(document: str, language: str) -> list[str]:
-    """The fenced blocks of a document in one language."""
+def examples(document: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a document that run, in order: ("sh" or "python", text)."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def commands(document: str) -> list[str]:
-    """Lines of the shell blocks."""
-    return [line for block in blocks(document, "sh") for line in block.splitlines() if line.strip()]
+def blocks(document: str, language: str) -> list[str]:
+    """Those in one language."""
+    return [text for kind, text in examples(document) if kind == language]
+
+
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if examples(path.relative_to(ROOT).as_posix())
+]
 
 
 def quick(arguments: list[str]) -> list[str]:
@@ -70,43 +79,66 @@ def quick(arguments: list[str]) -> list[str]:
     return short if {"--resume", "--from"} & set(short) else [*short, *TINY]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the examples find: some texts, a trained model, no cache of earlier runs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples find: some texts, and models/demo, trained for a few steps."""
+    path = tmp_path_factory.mktemp("examples")
     stories = [story for _, story in zip(range(150), iter_documents(), strict=False)]
-    Path("data").mkdir()
-    Path("models").mkdir()
+    (path / "data").mkdir()
     for name, separator in {
         "stories.txt": "\n<|endoftext|>\n", "your.txt": "\n\n\n", "more.txt": "\n\n", "other.txt": "\n\n",
         "data/TinyStories-train.txt": "\n<|endoftext|>\n", "data/TinyStories-valid.txt": "\n<|endoftext|>\n",
     }.items():  # fmt: skip
         part = stories[100:] if name in ("more.txt", "data/TinyStories-valid.txt") else stories[:100]
-        Path(name).write_text(separator.join(part), encoding="utf-8")
+        (path / name).write_text(separator.join(part), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.setenv("GPT2_CACHE", str(path / "cache"))
+        sizes = [*TINY, "--num-layers", "2", "--steps", "6", "--batch-size", "4"]
+        assert main(["train", "stories.txt", *sizes, "--out", "models/demo"]) == 0
+    return path
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of all that, to work in."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/own-text.md", "docs/evaluation.md", "docs/interchange.md"])
-def test_every_command_runs(document: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(commands(document)) > 2
-    for line in commands(document):
-        arguments = shlex.split(line)
-        if any(line.startswith(start) for start in LEFT_OUT):
-            continue
-        if arguments[0] == "make":
-            check_make_target(arguments[1:])
-            if arguments[1] != "demo":
-                continue
-            arguments = demo_command()
-        assert arguments[0] == "gpt2", f"{document} has a command that this test cannot run: {line}"
-        try:
-            status = main(quick(arguments[1:]))
-        except SystemExit as end:  # the settings library's own end, of a usage error
-            status = end.code
-        output = capsys.readouterr()
-        assert status == 0, f"{document}: {line}\n{output.out[-2000:]}{output.err[-2000:]}"
-        assert output.out.strip(), f"{document}: {line} said nothing"
+@pytest.mark.parametrize("document", ["README.md", *PAGES])
+def test_every_example_runs(document: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for language, text in examples(document):
+        if language == "sh":
+            for line in filter(None, text.splitlines()):
+                run_command(line, document, capsys)
+        elif document != "README.md":  # its Python has a test of its own
+            exec(compile(text, document, "exec"), names)
+        for file in re.findall(r"""(?:--out|-o|save\() ?["']?([\w/-]+\.(?:svg|png|json))""", text):
+            assert Path(file).stat().st_size > 0, f"{document}: {file} was not written"
+
+
+def run_command(line: str, document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line of a shell block: it ends well and says something."""
+    arguments = shlex.split(line)
+    if any(line.startswith(start) for start in LEFT_OUT):
+        return
+    if arguments[0] == "make":
+        check_make_target(arguments[1:])
+        if arguments[1] != "demo":
+            return
+        arguments = demo_command()
+    assert arguments[0] == "gpt2", f"{document} has a command that this test cannot run: {line}"
+    try:
+        status = main(quick(arguments[1:]))
+    except SystemExit as end:  # the settings library's own end, of a usage error
+        status = end.code
+    output = capsys.readouterr()
+    assert status == 0, f"{document}: {line}\n{output.out[-2000:]}{output.err[-2000:]}"
+    assert output.out.strip(), f"{document}: {line} said nothing"
 
 
 def check_make_target(arguments: list[str]) -> None:
@@ -178,7 +210,8 @@ def test_the_table_has_the_commands_that_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+    "document",
+    ["README.md", "CONTRIBUTING.md", *(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))],
 )
 def test_links_and_options_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")

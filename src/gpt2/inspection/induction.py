@@ -131,7 +131,7 @@ class Induction(Result):
     def how_to_read(self) -> str:
         return (
             f"Share of attention on the token that followed the same token before, in {self.num_texts} random texts. "
-            f"Chance is {self.chance:.2f}; behind the score what position alone would reach."
+            f"Chance is {self.chance:.2f}; in brackets what position alone would reach."
         )
 
     def rows(self) -> list[list[str]]:
@@ -151,7 +151,7 @@ class Induction(Result):
         axes = canvas.axes()
         canvas.matrix(
             axes, self.scores, top=1.0, rows=[str(i) for i in range(layers)], columns=[str(h) for h in range(heads)],
-            cells=cells if heads <= 16 else None, bar="induction score (share of attention)",
+            cells=cells if heads <= 16 else None, bar="share of attention",
         )  # fmt: skip
         axes.set(xlabel="head", ylabel="layer")
 

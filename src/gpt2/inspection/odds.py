@@ -54,7 +54,8 @@ class Odds(Result):
     @property
     def how_to_read(self) -> str:
         return (
-            "Probability of the next token at each temperature; every token of the vocabulary counts, not only these."
+            "Probability of the next token at each temperature; every token of the vocabulary counts, not only these. "
+            "Effective tokens: so many equally likely ones would be as uncertain."
         )
 
     def rows(self) -> list[list[str]]:

@@ -59,7 +59,7 @@ class ResidualNorms(Result):
         return [["stage", "median length", "added", "first token"], *lines]
 
     def _size(self) -> tuple[float, float]:
-        return max(6.0, 0.42 * len(self.stages) + 2.2), 3.2
+        return max(7.5, 0.42 * len(self.stages) + 3.9), 3.2
 
     def _draw(self, canvas: Canvas) -> None:
         axes, theme = canvas.axes(), canvas.theme
@@ -82,7 +82,7 @@ class ResidualNorms(Result):
             xlabel="after this step",
         )
         axes.grid(axis="y", alpha=0.6)
-        axes.legend(loc="upper left", fontsize=7.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5)
 
 
 def residual_norms(run: "Run") -> ResidualNorms:

@@ -25,6 +25,8 @@ Measure = Callable[[GPT2, Tokenizer], Value]
 """A model of the run at one moment to a number, several by name, or a matrix (a frame of a film)."""
 
 TEXT = "Once upon a time there was a little girl named Lily. Lily had a dog. One day Lily"
+# Of measures with several lines; one line has its own name.
+_UNITS = {"induction": "share of attention", "residual": "Euclidean length"}
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,10 @@ class Timeline(Result):
         axes.set_xticks([], minor=True)
         axes.set_xlabel("optimizer steps")
         axes.grid(axis="y", alpha=0.6)
-        if len(self.lines) == 1:
-            axes.set_ylabel(next(iter(self.lines)))
-        else:
+        axes.set_ylabel(_UNITS.get(self.measure, next(iter(self.lines)) if len(self.lines) == 1 else ""))
+        if self.measure in _UNITS:  # a length from zero: else noise would fill the picture
+            axes.set_ylim(bottom=0.0)
+        if len(self.lines) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     def _draw_frames(self, canvas: Canvas, frames: Tensor) -> None:

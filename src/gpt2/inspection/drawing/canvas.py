@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Up to this many rows or columns, thin lines part the cells of a matrix.
 _LINES_UP_TO = 24
 _LINE = 0.175  # inches
-_CHARACTERS_PER_INCH = 15.5
+_CHARACTERS_PER_INCH = 14.3
 
 
 class Canvas:

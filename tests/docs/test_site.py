@@ -1,0 +1,116 @@
+"""The documentation's site: it builds without a warning, asks nobody for anything, and shows what is really there."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from gpt2 import GPT2, GPT2Config, Tokenizer
+from gpt2.cli import COMMANDS
+from gpt2.data import iter_documents
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def hook(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_hook_{name}", ROOT / "docs" / "hooks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, its pictures drawn from a new model: what is in them is another test's matter."""
+    folder = tmp_path_factory.mktemp("site")
+    stories = [story for _, story in zip(range(60), iter_documents(), strict=False)]
+    tokenizer = Tokenizer.train(stories, 400)
+    config = GPT2Config(vocab_size=tokenizer.vocab_size, context_length=64, d_model=32, num_layers=2, num_heads=2)
+    GPT2(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder / "site")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "GPT2_DOCS_MODEL": str(folder / "model"), "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 15
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"([^\"]+)\"", text)
+        loaded += re.findall(r"<link[^>]* rel=\"(?:stylesheet|preconnect|preload)\"[^>]* href=\"([^\"]+)\"", text)
+        loaded += re.findall(r"<link[^>]* href=\"([^\"]+)\"[^>]* rel=\"(?:stylesheet|preconnect|preload)\"", text)
+        assert loaded
+        for target in loaded:
+            assert not target.startswith(("http:", "https:", "//")), f"{page.name} loads {target}"
+        if page.name == "404.html":  # its links begin at the site's root
+            continue
+        for target in {*loaded, *re.findall(r"<a[^>]* href=\"([^\"#]+)", text)}:
+            if not target.startswith(("http:", "https:", "mailto:")):
+                file = (page.parent / unescape(target).split("#")[0].split("?")[0]).resolve()
+                assert file.exists(), f"{page.name} leads to {target}"
+
+
+@pytest.mark.slow
+def test_the_annotated_model_shows_its_source_formulas_and_pictures(site: Path) -> None:
+    page = (site / "model.html").read_text(encoding="utf-8")
+    text = unescape(re.sub(r"<[^>]+>", "", page))
+    extent = hook("source").extent
+    source = (ROOT / "src/gpt2/model/ops/reference.py").read_text(encoding="utf-8")
+    first, last = extent(source, "attention")
+    for line in source.splitlines()[first - 1 : last]:
+        assert line.strip() in text
+    assert page.count("<math ") >= 8
+    assert "arithmatex" not in page
+    marks = (ROOT / "docs/model.md").read_text(encoding="utf-8").count("<!-- picture -->")
+    pictures = re.findall(r'<img[^>]* src="(pictures/[^"#]+)#only-(light|dark)"[^>]*alt="([^"]+)"', page)
+    pictures += re.findall(r'<img[^>]*alt="[^"]+"[^>]* src="(pictures/[^"#]+)#only-(light|dark)"()', page)
+    assert len(pictures) == 2 * marks
+    assert all((site / name).read_text(encoding="utf-8").startswith("<svg") for name, *_ in pictures)
+
+
+@pytest.mark.slow
+def test_the_reference_has_the_commands_and_the_docstrings(site: Path) -> None:
+    commands = (site / "reference/commands.html").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        assert f"usage: gpt2 {name}" in unescape(re.sub(r"<[^>]+>", "", commands)), name
+    model = unescape(re.sub(r"<[^>]+>", "", (site / "reference/model.html").read_text(encoding="utf-8")))
+    assert "Once the context is full, the last half of it is kept" in re.sub(r"\s+", " ", model)
+
+
+def test_a_definition_that_is_gone_stops_the_build() -> None:
+    from mkdocs.exceptions import PluginError
+
+    source = hook("source")
+    assert source.extent(
+        "x = 1\n\n@cache\ndef f():\n    return 1\n\nclass A:\n    def f(self):\n        pass\n", "f"
+    ) == (3, 5)
+    assert source.extent("class A:\n    b: int = 1\n    def f(self):\n        pass\n", "A.f") == (3, 4)
+    with pytest.raises(PluginError, match="has no g"):
+        source.extent("def f(): ...", "g")
+    with pytest.raises(PluginError, match=r"reference\.py has no nothing"):
+        source.on_page_markdown("[x](../src/gpt2/model/ops/reference.py#nothing)")
+    inline = "see [x](../src/gpt2/model/ops/reference.py#gelu) there"
+    assert source.on_page_markdown(inline) == inline
+
+
+def test_formulas_become_mathml() -> None:
+    made = hook("mathematics").on_page_content('<p><span class="arithmatex">\\(a_1 &lt; \\sqrt{b}\\)</span></p>')
+    assert "<msqrt>" in made
+    assert "<msub>" in made
+    assert "&#x0003C;" in made
+    assert "arithmatex" not in made
