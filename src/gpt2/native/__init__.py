@@ -86,13 +86,18 @@ def _instructions() -> str:
 
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    library.gpt2_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    library.gpt2_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.gpt2_step.restype = None
     library.gpt2_sample.argtypes = [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
         ctypes.c_float, ctypes.c_int64, ctypes.c_double, ctypes.c_float, ctypes.c_double,
     ]  # fmt: skip
     library.gpt2_sample.restype = ctypes.c_int64
+    library.gpt2_sample_rows.argtypes = [
+        ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
+        ctypes.c_void_p, ctypes.c_void_p,
+    ]  # fmt: skip
+    library.gpt2_sample_rows.restype = None
     return library
 
 

@@ -127,3 +127,17 @@ extern "C" int64_t gpt2_sample(
     if (room[i] > 0) return i;
   return best;
 }
+
+struct Choice {
+  double temperature, top_p, min_p, uniform;
+  int64_t top_k;
+};
+
+// One draw for each row of logits (count, stride), each with its own options.
+extern "C" void gpt2_sample_rows(
+    const float* logits, int64_t stride, float* room, int64_t size, int64_t count, const Choice* how, int64_t* ids) {
+  for (int64_t row = 0; row < count; row++) {
+    const Choice& h = how[row];
+    ids[row] = gpt2_sample(logits + row * stride, room, size, h.temperature, h.top_k, h.top_p, h.min_p, h.uniform);
+  }
+}

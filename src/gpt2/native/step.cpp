@@ -1,4 +1,5 @@
-// One decoding step of GPT-2 on a CPU: a token per sequence in, logits out.
+// One decoding step of GPT-2 on a CPU: tokens in, logits out. Each token is a row, in any slot of the cache at any column,
+// so that one step may hold the next token of many sequences and stretches of others' prompts.
 //
 // The formulas are those of reference.py. What differs is the way through memory: a step reads every
 // weight once, and that is what it costs, so matrices lie in panels of 32 columns that are read from
@@ -39,18 +40,22 @@ struct Norm {
 struct Layer {
   Norm norm1, norm2;
   Matrix qkv, attention_out, up, down;
-  void *keys, *values;  // (batch, context, heads, head_dim)
+  void *keys, *values;  // (slots, context, heads, head_dim)
 };
 struct Model {
-  int64_t layers, heads, d_model, vocab, context, batch, threads;
+  int64_t layers, heads, d_model, vocab, context, threads;
   int64_t weight_type, cache_type;  // 0 fp32, 1 bf16, 2 int8
   const Layer* layer;
   const float *tokens, *positions;  // embeddings
   Norm norm;
   Matrix head;
-  const int64_t* padding;  // (batch) empty slots at the left of each row
-  float *x, *wide, *z, *hidden, *norms, *scores;  // room: see the Python side
-  float* logits;  // (batch, columns of the head rounded up to panels)
+  float *x, *queries, *z, *hidden, *norms, *scores;  // room: see the Python side
+  float* logits;  // (rows, columns of the head rounded up to panels)
+};
+struct Rows {
+  int64_t count, answers;          // rows, and how many of them, the first, want logits
+  const int64_t *ids, *slots;      // of each row: its token, and whose cache it continues
+  const int64_t *columns, *first;  // where in the cache it is stored, and the first column that it sees: its position 0
 };
 }
 
@@ -131,19 +136,14 @@ void product(const Matrix& m, const float* x, int64_t batch, int part, int parts
   }
 }
 
-// softmax(q k^T / sqrt(d)) v of one head of one row, whose key and value it first adds to the cache.
+// softmax(q k^T / sqrt(d)) v of one head of one row. All keys and values of this step are in the cache already.
 template <class C>
-void attend(const Model& m, const Layer& layer, int64_t row, int64_t head, int64_t now, float* scores) {
-  int64_t d = m.d_model / m.heads;
-  const float* q = m.wide + row * 3 * m.d_model + head * d;
-  C* keys = (C*)layer.keys + row * m.context * m.d_model + head * d;
-  C* values = (C*)layer.values + row * m.context * m.d_model + head * d;
-  for (int64_t i = 0; i < d; i += LANES) {
-    store(keys + now * m.d_model + i, load(q + m.d_model + i));
-    store(values + now * m.d_model + i, load(q + 2 * m.d_model + i));
-  }
+void attend(const Model& m, const Layer& layer, const Rows& rows, int64_t row, int64_t head, float* scores) {
+  int64_t d = m.d_model / m.heads, now = rows.columns[row], first = rows.first[row];
+  const float* q = m.queries + row * m.d_model + head * d;
+  const C* keys = (const C*)layer.keys + rows.slots[row] * m.context * m.d_model + head * d;
+  const C* values = (const C*)layer.values + rows.slots[row] * m.context * m.d_model + head * d;
   float scale = 1.0f / std::sqrt((float)d), peak = -INFINITY;
-  int64_t first = m.padding[row];
   for (int64_t s = first; s <= now; s++) {
     Floats sum{};
     for (int64_t i = 0; i < d; i += LANES) sum += load(q + i) * load(keys + s * m.d_model + i);
@@ -167,60 +167,65 @@ void attend(const Model& m, const Layer& layer, int64_t row, int64_t head, int64
 }
 
 template <class W, class C>
-void work(const Model& m, const int64_t* ids, int64_t now, int part, int parts) {
-  int64_t d = m.d_model;
-  float* norms = m.norms + part * m.batch * (d + SPARE);  // each thread its own: cheaper than waiting for one
+void work(const Model& m, const Rows& rows, int part, int parts) {
+  int64_t d = m.d_model, count = rows.count;
+  float* norms = m.norms + part * count * (d + SPARE);  // each thread its own: cheaper than waiting for one
   float* scores = m.scores + part * (m.context + LANES);
-  auto normalize = [&](Norm norm) {
-    for (int64_t row = 0; row < m.batch; row++) layer_norm(m.x + row * d, norm, norms + row * (d + SPARE), d);
+  auto normalize = [&](Norm norm, int64_t count) {
+    for (int64_t row = 0; row < count; row++) layer_norm(m.x + row * d, norm, norms + row * (d + SPARE), d);
   };
   auto add_to_x = [&](int64_t row, int64_t column, Floats y) {
     store(m.x + row * d + column, load(m.x + row * d + column) + y);
   };
-  for (int64_t row = part; row < m.batch; row += parts)
-    for (int64_t i = 0; i < d; i += LANES)
-      store(m.x + row * d + i, load(m.tokens + ids[row] * d + i) + load(m.positions + (now - m.padding[row]) * d + i));
+  for (int64_t row = part; row < count; row += parts) {
+    const float *token = m.tokens + rows.ids[row] * d, *position = m.positions + (rows.columns[row] - rows.first[row]) * d;
+    for (int64_t i = 0; i < d; i += LANES) store(m.x + row * d + i, load(token + i) + load(position + i));
+  }
 #pragma omp barrier
   for (int64_t l = 0; l < m.layers; l++) {
     const Layer& layer = m.layer[l];
-    normalize(layer.norm1);
-    product<W>(layer.qkv, norms, m.batch, part, parts,
-               [&](int64_t row, int64_t column, Floats y) { store(m.wide + row * 3 * d + column, y); });
+    normalize(layer.norm1, count);
+    product<W>(layer.qkv, norms, count, part, parts, [&](int64_t row, int64_t column, Floats y) {
+      int64_t place = (rows.slots[row] * m.context + rows.columns[row]) * d + column % d;
+      if (column < d)
+        store(m.queries + row * d + column, y);
+      else
+        store((C*)(column < 2 * d ? layer.keys : layer.values) + place, y);
+    });
 #pragma omp barrier
-    for (int64_t i = m.batch * m.heads * part / parts; i < m.batch * m.heads * (part + 1) / parts; i++)
-      attend<C>(m, layer, i / m.heads, i % m.heads, now, scores);
+    for (int64_t i = count * m.heads * part / parts; i < count * m.heads * (part + 1) / parts; i++)
+      attend<C>(m, layer, rows, i / m.heads, i % m.heads, scores);
 #pragma omp barrier
-    product<W>(layer.attention_out, m.z, m.batch, part, parts, add_to_x);
+    product<W>(layer.attention_out, m.z, count, part, parts, add_to_x);
 #pragma omp barrier
-    normalize(layer.norm2);
-    product<W>(layer.up, norms, m.batch, part, parts,
+    normalize(layer.norm2, count);
+    product<W>(layer.up, norms, count, part, parts,
                [&](int64_t row, int64_t column, Floats y) { store(m.hidden + row * (4 * d + SPARE) + column, gelu(y)); });
 #pragma omp barrier
-    product<W>(layer.down, m.hidden, m.batch, part, parts, add_to_x);
+    product<W>(layer.down, m.hidden, count, part, parts, add_to_x);
 #pragma omp barrier
   }
-  normalize(m.norm);
+  normalize(m.norm, rows.answers);
   int64_t width = (m.vocab + PANEL - 1) / PANEL * PANEL;
-  product<W>(m.head, norms, m.batch, part, parts,
+  product<W>(m.head, norms, rows.answers, part, parts,
              [&](int64_t row, int64_t column, Floats y) { store(m.logits + row * width + column, y); });
 }
 
-template <class W> void choose_cache(const Model& m, const int64_t* ids, int64_t now, int part, int parts) {
-  m.cache_type == 0 ? work<W, float>(m, ids, now, part, parts) : work<W, uint16_t>(m, ids, now, part, parts);
+template <class W> void choose_cache(const Model& m, const Rows& rows, int part, int parts) {
+  m.cache_type == 0 ? work<W, float>(m, rows, part, parts) : work<W, uint16_t>(m, rows, part, parts);
 }
 
 }  // namespace
 
-// ids (batch): the newest token of each row; now: slots of the cache that are filled.
-extern "C" void gpt2_step(const Model* m, const int64_t* ids, int64_t now) {
+extern "C" void gpt2_step(const Model* m, const Rows* rows) {
 #pragma omp parallel num_threads(m->threads)
   {
     int part = 0, parts = 1;
 #ifdef _OPENMP
     part = omp_get_thread_num(), parts = omp_get_num_threads();
 #endif
-    if (m->weight_type == 0) choose_cache<float>(*m, ids, now, part, parts);
-    if (m->weight_type == 1) choose_cache<uint16_t>(*m, ids, now, part, parts);
-    if (m->weight_type == 2) choose_cache<int8_t>(*m, ids, now, part, parts);
+    if (m->weight_type == 0) choose_cache<float>(*m, *rows, part, parts);
+    if (m->weight_type == 1) choose_cache<uint16_t>(*m, *rows, part, parts);
+    if (m->weight_type == 2) choose_cache<int8_t>(*m, *rows, part, parts);
   }
 }

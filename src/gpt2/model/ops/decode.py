@@ -29,7 +29,7 @@ def decoding_step(model: Any, cache: KVCache) -> DecodingStep:
     if reason:
         logging.getLogger(__name__).info("decoding with the model's own forward pass: %s", reason)
         return plain_step(model, cache)
-    return NativeStep(_weights(model), cache)
+    return NativeStep(packed_weights(model), cache)
 
 
 def why_plain(model: Any) -> str:
@@ -57,7 +57,7 @@ def _weight_dtype(model: Any) -> torch.dtype:
     return model.decoding_dtype or model.compute_dtype or next(model.parameters()).dtype
 
 
-def _weights(model: Any) -> PackedWeights:
+def packed_weights(model: Any) -> PackedWeights:
     """Packed once per state of the model. Versions tell of changes, sums of those that went through `.data`."""
     dtype, parameters = _weight_dtype(model), list(model.parameters())
     with torch.no_grad():

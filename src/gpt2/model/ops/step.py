@@ -5,7 +5,9 @@ import mmap
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2 import native
@@ -36,12 +38,19 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        *((name, _Int) for name in ("layers", "heads", "d_model", "vocab", "context", "batch", "threads")),
+        *((name, _Int) for name in ("layers", "heads", "d_model", "vocab", "context", "threads")),
         *((name, _Int) for name in ("weight_type", "cache_type")),
         *((name, _Pointer) for name in ("layer", "tokens", "positions")),
         ("norm", _Norm),
         ("head", _Matrix),
-        *((name, _Pointer) for name in ("padding", "x", "wide", "z", "hidden", "norms", "scores", "logits")),
+        *((name, _Pointer) for name in ("x", "queries", "z", "hidden", "norms", "scores", "logits")),
+    ]
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("count", "answers")),
+        *((name, _Pointer) for name in ("ids", "slots", "columns", "first")),
     ]
 
 
@@ -137,6 +146,38 @@ def _panels(weight: Tensor) -> Tensor:
     return parts.permute(2, 0, 4, 1, 3).contiguous()
 
 
+class _Bound:
+    """Weights, a cache and room for so many rows, as one argument of `step.cpp`."""
+
+    def __init__(self, weights: PackedWeights, keys: Tensor, values: Tensor, rows: int) -> None:
+        config, threads = weights.config, torch.get_num_threads()
+        sizes = {
+            "x": rows * config.d_model,
+            "queries": rows * config.d_model,
+            "z": rows * (config.d_model + _SPARE),
+            "hidden": rows * (4 * config.d_model + _SPARE),
+            "norms": threads * rows * (config.d_model + _SPARE),
+            "scores": threads * (config.context_length + _LANES),
+            "logits": rows * -(-config.vocab_size // _PANEL) * _PANEL,
+        }
+        self._kept = [weights, keys, values]
+        self.room = {name: torch.empty(size) for name, size in sizes.items()}
+        self.logits = self.room["logits"].view(rows, -1)[:, : config.vocab_size]
+        self._layers = (_Layer * config.num_layers)(*weights.layers)
+        for layer, key, value in zip(self._layers, keys, values, strict=True):
+            layer.keys, layer.values = key.data_ptr(), value.data_ptr()
+        self._model = _Model(
+            config.num_layers, config.num_heads, config.d_model, config.vocab_size, config.context_length, threads,
+            _TYPES[weights.dtype], _TYPES[keys.dtype], ctypes.addressof(self._layers), weights.tokens,
+            weights.positions, weights.norm, weights.head,
+            **{name: tensor.data_ptr() for name, tensor in self.room.items()},
+        )  # fmt: skip
+        library, reason = native.library()
+        if library is None:
+            raise RuntimeError(reason)
+        self.call, self.address = library.gpt2_step, ctypes.addressof(self._model)
+
+
 class NativeStep:
     """Decoding with packed weights and a cache that `GPT2.forward` has filled.
 
@@ -146,41 +187,58 @@ class NativeStep:
     """
 
     def __init__(self, weights: PackedWeights, cache: KVCache) -> None:
-        config, batch = weights.config, cache.keys.shape[1]
-        self.weights, self.cache = weights, cache
-        threads, width = torch.get_num_threads(), -(-config.vocab_size // _PANEL) * _PANEL
-        sizes = {
-            "x": batch * config.d_model,
-            "wide": 3 * batch * config.d_model,
-            "z": batch * (config.d_model + _SPARE),
-            "hidden": batch * (4 * config.d_model + _SPARE),
-            "norms": threads * batch * (config.d_model + _SPARE),
-            "scores": threads * (config.context_length + _LANES),
-        }
-        self._room = {name: torch.empty(size) for name, size in sizes.items()}
-        self._room["logits"] = torch.empty(batch, width)
-        padding = torch.zeros(batch, dtype=torch.long) if cache.padding is None else cache.padding.contiguous()
-        self._room["padding"] = padding
-        self.logits = self._room["logits"][:, : config.vocab_size]
-        self._layers = (_Layer * config.num_layers)(*weights.layers)
-        for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
-            layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
-        self._model = _Model(
-            config.num_layers, config.num_heads, config.d_model, config.vocab_size, config.context_length, batch,
-            threads, _TYPES[weights.dtype], _TYPES[cache.keys.dtype], ctypes.addressof(self._layers), weights.tokens,
-            weights.positions, weights.norm, weights.head,
-            **{name: tensor.data_ptr() for name, tensor in self._room.items()},
-        )  # fmt: skip
-        library, reason = native.library()
-        if library is None:
-            raise RuntimeError(reason)
-        self._call, self._address = library.gpt2_step, ctypes.addressof(self._model)
+        self.weights, self.cache, batch = weights, cache, cache.keys.shape[1]
+        self._bound = _Bound(weights, cache.keys, cache.values, batch)
+        self.logits = self._bound.logits
+        padding = [0] * batch if cache.padding is None else cache.padding.tolist()
+        row = _Int * batch
+        self._ids, self._columns, self._kept = row(), row(), (row(*range(batch)), row(*padding))
+        slots, first = map(ctypes.addressof, self._kept)
+        places = ctypes.addressof(self._ids), slots, ctypes.addressof(self._columns), first
+        self._rows = _Rows(batch, batch, *places)
 
     def __call__(self, newest: list[int]) -> Tensor:
         """The id that each row got last -> its logits (B, V), fp32, overwritten by the next call."""
         if self.cache.length >= self.cache.capacity:
             self.cache.positions(1)  # refuses, with the reason
-        ids = (_Int * len(newest))(*newest)
-        self._call(self._address, ids, self.cache.length)
+        self._ids[:] = newest
+        self._columns[:] = [self.cache.length] * len(newest)
+        self._bound.call(self._bound.address, ctypes.byref(self._rows))
         self.cache.advance(1)
         return self.logits
+
+
+class SlotStep:
+    """Tokens of many sequences in one call, each in a slot of its own and at its own column.
+
+    Rows are computed in fours, filled up with a spare slot, so every row's result is the same bits whatever else the
+    step holds: `step.cpp` adds up in another order for fewer rows.
+
+    Args:
+        weights: as `step.cpp` reads them.
+        keys: (L, slots + 1, context, H, d), of which the last slot is spare.
+        values: the same.
+        rows: most rows of a step.
+    """
+
+    def __init__(self, weights: PackedWeights, keys: Tensor, values: Tensor, rows: int) -> None:
+        self._most, self._spare = -(-rows // 4) * 4, keys.shape[1] - 1
+        self._bound = _Bound(weights, keys, values, self._most)
+        self._room = np.zeros((4, self._most), dtype=np.int64)  # ids, slots, columns, first
+        addresses = [self._room[i].ctypes.data for i in range(4)]
+        self._rows = _Rows(0, 0, *addresses)
+
+    def __call__(
+        self, ids: NDArray[np.int64], slots: NDArray[np.int64], columns: NDArray[np.int64], answers: int
+    ) -> Tensor:
+        """Each row's token, slot and column -> logits of the first `answers` rows, overwritten by the next call.
+
+        A column must lie below the context, and those before it must have been stored or be in this step.
+        """
+        count = len(ids)
+        filled = -(-count // 4) * 4
+        self._room[0, :count], self._room[1, :count], self._room[2, :count] = ids, slots, columns
+        self._room[0, count:filled], self._room[1, count:filled], self._room[2, count:filled] = 0, self._spare, 0
+        self._rows.count, self._rows.answers = filled, min(filled, -(-answers // 4) * 4)
+        self._bound.call(self._bound.address, ctypes.byref(self._rows))
+        return self._bound.logits[:answers]
