@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     if missing:
         raise MissingExtraError(f"serving needs {' and '.join(missing)}: pip install 'gpt2-from-scratch[serve]'")
     from gpt2.serving.app import create_app
-    from gpt2.serving.served import ServedModel
+    from gpt2.serving.served import ServedModel, set_threads
     from gpt2.serving.server import serve
 
     settings = options.settings
@@ -41,4 +41,6 @@ def main(argv: Sequence[str]) -> int:
         settings = dataclasses.replace(settings, api_key=os.environ["GPT2_API_KEY"])
     settings.require_key()
     served = ServedModel.load(options.model, options.device)
+    note = set_threads(served, settings.threads)
+    print(f"{served.name}: {note}")
     return serve(create_app(served, settings), settings)

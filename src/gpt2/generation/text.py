@@ -107,7 +107,7 @@ class _Row:
         if cut >= 0:
             self.result.finish_reason, self.done = "stop", True
             return self._give(self.held[:cut])
-        safe = len(self.held) - _possible_stop(self.held, self.stop)
+        safe = len(self.held) - possible_stop(self.held, self.stop)
         text, rest = self.held[:safe], self.held[safe:]
         return self._give(text, rest)
 
@@ -123,7 +123,7 @@ class _Row:
         return text
 
 
-def _possible_stop(text: str, stop: Sequence[str]) -> int:
+def possible_stop(text: str, stop: Sequence[str]) -> int:
     """Characters at the end of `text` that may be the beginning of a stop string."""
     longest = max((len(string) for string in stop), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):

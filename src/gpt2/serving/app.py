@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 
 from gpt2 import __version__
-from gpt2.serving import inspect_routes, page
+from gpt2.serving import api_errors, chat, completions, inspect_routes, model_routes, page, reference
+from gpt2.serving.answering import Asker
 from gpt2.serving.engine import Engine
+from gpt2.serving.guard import Guard
 from gpt2.serving.served import ServedModel
 from gpt2.serving.settings import ServeSettings
 
@@ -21,6 +22,7 @@ def create_app(served: ServedModel, settings: ServeSettings) -> FastAPI:
         settings: access and bounds; where it listens is the caller's.
     """
     engine = Engine(served, settings)
+    asker = Asker(engine)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -33,11 +35,15 @@ def create_app(served: ServedModel, settings: ServeSettings) -> FastAPI:
     # FastAPI's own pages of documentation load scripts from elsewhere.
     app = FastAPI(title="gpt2 serve", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.served, app.state.settings, app.state.engine = served, settings, engine
-
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok"}
-
-    app.include_router(inspect_routes.router(served, engine))
-    app.include_router(page.router())
+    app.add_middleware(Guard, settings=settings, counters=engine.counters)
+    api_errors.install(app)
+    for routes in (
+        completions.router(asker),
+        chat.router(asker),
+        model_routes.router(asker),
+        reference.router(app),
+        inspect_routes.router(served, engine),
+        page.router(),
+    ):
+        app.include_router(routes)
     return app

@@ -53,3 +53,23 @@ class ServedModel:
         """Changes when another model or tokenizer is served: the API's `system_fingerprint`."""
         shape = sorted(self.model.config.to_dict().items())
         return "fp_" + hashlib.sha256(f"{shape} {self.tokenizer.fingerprint}".encode()).hexdigest()[:12]
+
+
+_SMALL = 8_000_000  # parameters
+
+
+def set_threads(served: ServedModel, threads: int | None) -> str:
+    """Set the processor threads of the model's steps; gives the choice with its reason.
+
+    Threads wait for each other many times in a step. A small model's step is over before that pays, and the HTTP side
+    needs a core as well.
+    """
+    if served.device.type != "cpu":
+        return f"on {served.device}"
+    if threads is None and served.model.num_parameters() <= _SMALL:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return (
+        f"{torch.get_num_threads()} thread(s) for the model's steps, up to {served.context_length} tokens each stream"
+    )
