@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from gpt2.checkpoint.demo import is_demo, located
 from gpt2.checkpoint.hub import fetch, is_hub_name
 from gpt2.config import GPT2Config
 from gpt2.errors import CheckpointError, ConfigError, TokenizerError
@@ -26,10 +27,11 @@ def load(
 
     Args:
         source: a run folder, any Hugging Face GPT-2 folder, "hf:owner/name" or "hf:owner/name@revision"
-            for the Hub, or a .pt file with tokenizer.json beside it.
+            for the Hub, or a .pt file with tokenizer.json beside it; "demo", if there is no such path, is
+            the model that comes with the package.
         config: the shape, for a .pt file that was saved without one.
         device: where the weights go.
-        dtype: type of the weights; None: as stored.
+        dtype: type of the weights; None: as stored, but float32 for the model of the package.
         kernels: "fused" or "reference".
 
     Raises:
@@ -38,7 +40,9 @@ def load(
         TokenizerError: no tokenizer, or one that does not fit the model.
         MissingExtraError: "hf:" without the extra `hub`.
     """
-    path = fetch(str(source)) if is_hub_name(source) else Path(source)
+    path = fetch(str(source)) if is_hub_name(source) else located(source)
+    if is_demo(source) and dtype is None:
+        dtype = torch.float32  # it is kept in 16 bits to be small, not to be computed with
     model = _from_state_file(path, config, kernels) if path.is_file() else GPT2.from_pretrained(path, kernels)
     tokenizer = _tokenizer(path.parent if path.is_file() else path)
     require_fitting(model, tokenizer, path)

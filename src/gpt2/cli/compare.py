@@ -98,11 +98,10 @@ def _warn_of_leaks(names: list[str], judged: "Judged") -> None:
 
 
 def _score(name: str, judged: "Judged", options: Compare) -> "Score":
-    from gpt2.checkpoint import load
-    from gpt2.device import resolve_device
+    from gpt2.cli.models import open_model
     from gpt2.evaluation.bits_per_byte import score_documents
 
-    model, tokenizer = load(name, device=resolve_device(options.device))
+    model, tokenizer = open_model(name, options.device)
     return score_documents(model, judged.encode(tokenizer), judged.num_bytes, tokenizer.eos_token_id)
 
 

@@ -22,7 +22,7 @@ class Evaluate:
     """
 
     model: Positional[str]
-    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, or a .pt beside tokenizer.json."""
+    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, a .pt beside tokenizer.json, or demo."""
     text: Positional[tuple[str, ...]] = ()
     """Text files or folders; none: the documents that the run held out."""
     train: tuple[str, ...] = ()
@@ -58,9 +58,8 @@ def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Evaluate, args=argv, prog="gpt2 evaluate")
     import torch
 
-    from gpt2.checkpoint import load
+    from gpt2.cli.models import open_model
     from gpt2.data import survey
-    from gpt2.device import resolve_device
     from gpt2.errors import ConfigError
     from gpt2.evaluation import text
     from gpt2.evaluation.examine import examine
@@ -70,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"stories must be 0 or more, got {options.stories}")
     if not options.temperature > 0:
         raise ConfigError(f"temperature must be above 0 for stories that differ, got {options.temperature}")
-    model, tokenizer = load(options.model, device=resolve_device(options.device))
+    model, tokenizer = open_model(options.model, options.device)
     if options.weights == "int8":
         model = rounded(model)
     model.compute_dtype = None if options.dtype == "float32" else torch.bfloat16

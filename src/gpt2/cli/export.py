@@ -13,7 +13,7 @@ class Export:
     """Write a model for other programs, and have one of them open it and agree before success is printed."""
 
     model: Positional[str]
-    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, or a .pt beside tokenizer.json."""
+    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, a .pt beside tokenizer.json, or demo."""
     to: Literal["hf", "gguf", "onnx", "pt"]
     """hf: transformers and most tools. gguf: llama.cpp, Ollama, LM Studio. onnx: onnxruntime, transformers.js.
     pt: PyTorch's own file of weights."""
@@ -29,9 +29,11 @@ class Export:
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 export`."""
     options = tyro.cli(Export, args=argv, prog="gpt2 export")
+    from gpt2.cli.models import say_which
     from gpt2.files import human_bytes
     from gpt2.interop.export import export
 
+    say_which(options.model)
     done = export(options.model, options.to, out=options.out, dtype=options.dtype, overwrite=options.overwrite)
     for file in done.files:
         print(f"{human_bytes((done.folder / file).stat().st_size):>8}  {done.folder / file}")

@@ -15,7 +15,7 @@ class Generate:
     """Continue a prompt with a trained model, as the text comes."""
 
     model: Positional[str]
-    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, or a .pt beside tokenizer.json."""
+    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, a .pt beside tokenizer.json, or demo."""
     prompt: Positional[tuple[str, ...]] = ()
     """Beginnings; none: the model begins by itself."""
     max_new_tokens: int = 200
@@ -49,8 +49,7 @@ class Generate:
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 generate`."""
     options = tyro.cli(Generate, args=argv, prog="gpt2 generate")
-    from gpt2.checkpoint import load
-    from gpt2.device import resolve_device
+    from gpt2.cli.models import open_model
     from gpt2.errors import ConfigError
     from gpt2.generation.sampling import Sampling
     from gpt2.generation.text import Continuation, stream_text
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     chosen: dict[str, Any] = {name: getattr(options, name) for name in names}
     Sampling.from_options({}, chosen)  # bad values are refused before the model is loaded
-    model, tokenizer = load(options.model, device=resolve_device(options.device))
+    model, tokenizer = open_model(options.model, options.device)
     if options.weights == "int8":
         model = rounded(model)
     if model.kernels.name == "fused" and options.device in ("auto", "cpu") and (reason := why_plain(model)):

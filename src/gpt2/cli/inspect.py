@@ -60,7 +60,7 @@ class Inspect:
     """Look inside a model: what it computes on a text, or how it is made."""
 
     model: Positional[str]
-    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, or a .pt beside tokenizer.json."""
+    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, a .pt beside tokenizer.json, or demo."""
     prompt: Positional[str] = "Once upon a time"
     """The text; <|endoftext|> is put before it, as before every document in training."""
     view: VIEW_NAMES = "overview"
@@ -97,11 +97,10 @@ def main(argv: Sequence[str]) -> int:
 
 def ask(model: str, prompt: str, view: str, options: Looking) -> "Question":
     """The model loaded, and what is asked of it."""
-    from gpt2.checkpoint import load
-    from gpt2.device import resolve_device
+    from gpt2.cli.models import open_model
     from gpt2.inspection.views import Question
 
-    loaded, tokenizer = load(model, device=resolve_device(options.device))
+    loaded, tokenizer = open_model(model, options.device)
     texts = _texts(model, options) if view in ("ablation", "kinds") else None
     return Question(
         loaded, tokenizer, prompt, model, options.layer, options.head, options.position, options.k, options.target,

@@ -18,7 +18,7 @@ class Serve:
     """Serve a model: an API that OpenAI's clients speak, and a page to watch it think."""
 
     model: Positional[str]
-    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, or a .pt beside tokenizer.json."""
+    """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, a .pt beside tokenizer.json, or demo."""
     settings: Annotated[ServeSettings, tyro.conf.arg(name="")] = field(default_factory=ServeSettings)
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"serving needs {' and '.join(missing)}: pip install 'gpt2-from-scratch[serve]'")
+    from gpt2.cli.models import say_which
     from gpt2.serving.app import create_app
     from gpt2.serving.served import ServedModel, set_threads
     from gpt2.serving.server import serve
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if settings.api_key is None and os.environ.get("GPT2_API_KEY"):
         settings = dataclasses.replace(settings, api_key=os.environ["GPT2_API_KEY"])
     settings.require_key()
+    say_which(options.model)
     served = ServedModel.load(options.model, options.device)
     note = set_threads(served, settings.threads)
     print(f"{served.name}: {note}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2.checkpoint import RunFolder
+from gpt2.checkpoint.demo import located
 from gpt2.data import Corpus, TokenShards, iter_documents, prepare_corpus, survey
 from gpt2.documents import Piece
 from gpt2.errors import DataError
@@ -57,7 +58,7 @@ def held_out(model: str | Path, corpus: Corpus | None) -> Judged:
     Raises:
         DataError: there is no such run.
     """
-    if corpus is None and not Path(model).exists() and not str(model).startswith("hf:"):
+    if corpus is None and not located(model).exists() and not str(model).startswith("hf:"):
         raise DataError(f"there is no model at {model}")
     if corpus is None:
         raise DataError(f"{model} was not trained here, so it has no held-out text; give a text to evaluate on")

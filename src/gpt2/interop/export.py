@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gpt2.checkpoint import load
+from gpt2.checkpoint.demo import located
 from gpt2.checkpoint.hub import is_hub_name
 from gpt2.errors import ConfigError, MissingExtraError
 from gpt2.files import require_free_space
@@ -80,7 +81,7 @@ def export(
     require_free_space(out, 6 * model.num_parameters() + 50_000_000, f"the export of {source}")
     with staged(out, overwrite) as (work, refuse_if_taken):
         checks = _WRITERS[to](model, tokenizer, work, dtype, name)
-        card = Path(source) / "README.md"
+        card = located(source) / "README.md"
         if to == "hf" and not is_hub_name(source) and card.is_file():
             shutil.copy(card, work)
         refuse_if_taken()

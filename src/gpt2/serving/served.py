@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from gpt2.checkpoint import load
+from gpt2.checkpoint.demo import located
 from gpt2.checkpoint.hub import is_hub_name
 from gpt2.device import resolve_device
 from gpt2.model import GPT2
@@ -40,7 +41,7 @@ class ServedModel:
         path = Path(source)
         if is_hub_name(source):
             return cls(source.removeprefix("hf:"), None, model, tokenizer, place)
-        folder = path.parent if path.is_file() else path
+        folder = path.parent if path.is_file() else located(source)
         return cls(path.resolve().stem if path.is_file() else path.resolve().name, folder, model, tokenizer, place)
 
     @property
