@@ -36,8 +36,8 @@ test: $(VENV)/.installed-dev ## run every test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
 
 # Runs for about ten minutes; a part of it runs with `make test`. Some faults need Linux and strace (apt-get install strace).
-faults: $(VENV)/.installed-dev ## kill, starve and damage runs in every way of tests/faults
-	GPT2_FAULTS=full OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -rs -s $(if $(TESTS),$(TESTS),tests/faults)
+faults: $(VENV)/.installed-dev ## kill, starve and damage runs in every way of tests/faults, and processes of tests/distributed
+	GPT2_FAULTS=full OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -rs -s $(if $(TESTS),$(TESTS),tests/faults tests/distributed)
 
 lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(BIN)/ruff check .

@@ -5,12 +5,14 @@ import fnmatch
 import sys
 
 from benchmarks import gpu, machine, measure, report
-from benchmarks.rows import decoding, preparation, start, tap, training
+from benchmarks.rows import decoding, preparation, saving, start, tap, training
+
+_MODULES = (training, saving, start, decoding, tap, preparation)
 
 
 def all_rows() -> dict[str, measure.Row]:
     """Every row by name, in the order of the page."""
-    return {row.name: row for module in (training, start, decoding, tap, preparation) for row in module.rows()}
+    return {row.name: row for module in _MODULES for row in module.rows()}
 
 
 def main() -> int:

@@ -1,10 +1,13 @@
 """The rows, at a tiny shape: every entry computes what the others do."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.measure import CheckError, Row, run
-from benchmarks.rows import decoding, tap, training
+from benchmarks.rows import decoding, saving, tap, training
 from benchmarks.shapes import Shape
 from gpt2 import GPT2Config
 
@@ -22,6 +25,15 @@ def once(row: Row, without: str = "compiled") -> None:
 
 def test_training() -> None:
     once(training.row(TINY))
+
+
+def test_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints change no loss; the row compares the losses itself."""
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path))
+    monkeypatch.setattr(saving, "_WARM_UP", 1)
+    measured = run(saving.row(replace(TINY, config=replace(TINY.config, context_length=32)), 6, 3), 1, print)
+    assert all(figure.median > 0 for figure in measured.figures)
+    assert "every loss, bit for bit, is the same" in measured.checked
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])

@@ -6,6 +6,7 @@
         "die": [rank, step]       that process gets SIGKILL then, the first time that it is started
         "nan": [rank, step]       the loss of that process is no number then
         "copy": NAME              resume a copy of that run beside it, as OUT
+        "slow": true              and from then on each sync takes five seconds
         "whole": true             finish the run as `gpt2 train` does, instead of only training
 
 Each process writes what it saw to OUT/../NAME.RANK.json: its share of each batch, its steps, how it ended.
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from gpt2.checkpoint import store
 from gpt2.data.loader import Batch, BatchLoader
 from gpt2.errors import GPT2Error
 from gpt2.settings import TrainSettings
@@ -42,9 +44,10 @@ def main() -> None:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    special = {key: job.pop(key, None) for key in ("stop", "stop_all", "die", "nan", "whole", "copy")}
+    special = {key: job.pop(key, None) for key in ("stop", "stop_all", "slow", "die", "nan", "whole", "copy")}
     if special["copy"] and RANK == 0:
         shutil.copytree(Path(job["resume"]).parent / special["copy"], job["resume"])
+    special["out"] = job.get("out")
     saw: dict[str, Any] = {"batches": {}, "step": None, "ended": "done"}
     watch(special, saw)
     try:
@@ -79,6 +82,8 @@ def watch(special: dict[str, Any], saw: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if special["stop_all"] is not None and step >= special["stop_all"]:
             if RANK == 0 and not now["stopped"]:
+                if special["slow"]:
+                    slow_disk(Path(special["out"]))
                 os.kill(os.getppid(), signal.SIGTERM)
             now["stopped"] = True
             time.sleep(0.1)  # the signal takes its way through torchrun
@@ -90,6 +95,13 @@ def watch(special: dict[str, Any], saw: dict[str, Any]) -> None:
         return (total * torch.nan if special["nan"] == [RANK, now["step"]] else total), count
 
     BatchLoader.batch, LanguageModelLoss.forward = batch, forward  # pyright: ignore
+
+
+def slow_disk(out: Path) -> None:
+    """From the moment that the first checkpoint is whole."""
+    while not list(out.glob("training/checkpoints/step-*/manifest.json")):
+        time.sleep(0.01)
+    store.sync = lambda path: time.sleep(5)
 
 
 original_batch, original_forward = BatchLoader.batch, LanguageModelLoss.forward

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import TINY, hashes, start, train_in
+from tests.faults.harness import PATIENCE, TINY, hashes, start, train_in
 
 STEPS = 40
 
@@ -26,6 +26,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory, options: dict[str, objec
     """Hashes of the run that nobody disturbed."""
     folder: Path = tmp_path_factory.mktemp("reference") / "run"
     process = start(train_in, str(folder), options)
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == 0
     return hashes(folder)

@@ -27,6 +27,9 @@ TINY: dict[str, Any] = {
     "micro_batch_tokens": 64, "dropout": 0.1, "dtype": "float32", "threads": 1, "device": "cpu", "evals": 2,
 }  # fmt: skip
 
+PATIENCE = 900
+"""Seconds after which a process counts as hung; a busy machine may take long."""
+
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None
@@ -77,7 +80,7 @@ def train_in(folder: str, options: dict[str, Any], said: str | None = None) -> N
         train(out=folder, progress=progress, **options)
 
 
-def wait_for(condition: Callable[[], Any], process: Any, seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], process: Any, seconds: float = PATIENCE) -> Any:
     """Wait until `condition` holds; fails if the process ends before, or nothing happens at all."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -90,7 +93,7 @@ def wait_for(condition: Callable[[], Any], process: Any, seconds: float = 120) -
 def kill(process: Any, number: int = signal.SIGKILL) -> int:
     """Send a signal and wait for the end; the exit status."""
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode is not None
     return process.exitcode
 

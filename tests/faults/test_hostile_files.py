@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from gpt2 import GPT2, GPT2Config, Tokenizer
-from tests.faults.harness import needs_fork, start
+from tests.faults.harness import PATIENCE, needs_fork, start
 
 pytestmark = [needs_fork, pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")]
 
@@ -62,7 +62,7 @@ def load_and_tell(path: str, report: str) -> None:
 
 def attempt(path: Path, tmp_path: Path) -> str:
     process = start(load_and_tell, str(path), str(tmp_path / "report"))
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == 0, f"status {process.exitcode}: it crashed, hung, or raised what is no error of ours"
     said, seconds, used = json.loads((tmp_path / "report").read_text())
     assert seconds < SECONDS

@@ -11,6 +11,7 @@ from gpt2.experiments.family import Outcome
 from gpt2.experiments.sweep import Trial
 from gpt2.files import atomic_write
 
+_PANELS_BESIDE, _LABELLED = 3, 6
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#c9833d", "#5d6672"
 
 
@@ -25,20 +26,38 @@ def draw_sweep(trials: Sequence[Trial], target: Path) -> None:
     if len(done) < 2:
         return
     names = [name for name in done[0].params if len({repr(trial.params[name]) for trial in done}) > 1]
-    with _figure(target, (4.2 * max(1, len(names)), 3.6)) as figure:
-        grid = np.atleast_1d(figure.subplots(1, max(1, len(names)), sharey=True))
-        for axes, name in zip(grid, names, strict=False):
-            values = [trial.params[name] for trial in done]
+    columns = min(_PANELS_BESIDE, max(1, len(names)))
+    rows = -(-max(1, len(names)) // columns)
+    with _figure(target, (3.8 * columns, 3.4 * rows + 0.2)) as figure:
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for axes, name in zip(grid.flat, names, strict=False):
+            places = _place(axes, [trial.params[name] for trial in done])
             losses = [trial.bits_per_byte for trial in done]
-            if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-                values = [str(value) for value in values]
-            elif min(values) > 0 and max(values) >= 8 * min(values):
-                axes.set_xscale("log")
-            axes.plot(values, losses, "o", color=_BLUE, alpha=0.6, markersize=6)
-            axes.plot(values[:1], losses[:1], "o", color=_ORANGE, markersize=9)  # the trials come with the best first
+            axes.plot(places, losses, "o", color=_BLUE, alpha=0.6, markersize=6)
+            axes.plot(places[:1], losses[:1], "o", color=_ORANGE, markersize=9)  # the trials come with the best first
             axes.set_xlabel(name)
-        grid[0].set_ylabel("bits per byte of held-out text")
-        figure.suptitle(f"{len(done)} trials; the best in orange: {done[0].bits_per_byte:.4f}")
+        for axes in grid.flat[len(names) :]:
+            axes.set_visible(False)
+        figure.supylabel("bits per byte of held-out text", fontsize="medium")
+        figure.suptitle(f"{len(done)} trials; the best, in orange: {done[0].bits_per_byte:.4f} bits per byte")
+
+
+def _place(axes: Any, values: Sequence[Any]) -> list[float]:
+    """Where the values stand on the axis: a few side by side, each with its label; many numbers on a scale."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    kinds = sorted(set(values)) if numbers else sorted({str(value) for value in values})
+    if not numbers or len(kinds) <= _LABELLED:
+        axes.set_xticks(range(len(kinds)), [f"{kind:g}" if numbers else kind for kind in kinds])
+        axes.set_xlim(-0.5, len(kinds) - 0.5)
+        return [float(kinds.index(value if numbers else str(value))) for value in values]
+    if min(values) > 0 and max(values) >= 8 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    return list(values)
 
 
 def draw_law(outcome: Outcome, target: Path) -> None:

@@ -78,7 +78,7 @@ def _evaluation(found: Mapping[str, Any] | None) -> str:
         lines.append("")
     if memory := found.get("memorization"):
         lines += [
-            f"Memorisation: {memory['verdict']}. {memory['recited']:.0%} of its stories share more than "
+            f"Memorisation: {memory['verdict']}. {100 * memory['recited']:.0f} % of its stories share more than "
             f"{memory['threshold']} tokens in a row with the training text.",
             "",
         ]

@@ -59,7 +59,10 @@ def _grammar(quality: Mapping[str, Any]) -> str:
     if not quality["grammar"]:
         return ""
     bigram = quality["grammar_bigram"]
-    rows = [(escape(rule), f"{value:.0%}", f"{bigram[rule]:.0%}") for rule, value in quality["grammar"].items()]
+    rows = [
+        (escape(rule), f"{100 * value:.0f} %", f"{100 * bigram[rule]:.0f} %")
+        for rule, value in quality["grammar"].items()
+    ]
     return (
         f"<h3>Grammar and coherence</h3>\n<p>Real held-out text, and the same with one fault: how often is the real "
         f"one found likelier? {quality['pairs']} pairs; chance is 50 %. A bigram model finds faults of neighbouring "
@@ -79,8 +82,8 @@ def memorization(found: Mapping[str, Any]) -> str:
     )
     return (
         f"<h2>Does it recite?</h2>\n<p><span class={_GOOD[memory['verdict']]}>{memory['verdict'].capitalize()}.</span> "
-        f"{memory['recited']:.0%} of its stories share more than {memory['threshold']} tokens in a row with the "
-        f"training text. Real text shares some by chance, too.</p>\n"
+        f"{100 * memory['recited']:.0f} % of its stories share more than {memory['threshold']} tokens in a row with "
+        f"the training text. Real text shares some by chance, too.</p>\n"
         f"<figure>{chart}<figcaption><span class='key model'></span>its stories<span class='key real'></span>"
         f"held-out text</figcaption></figure>\n"
         f"<p class=soft>The longest passage it took over: “{escape(memory['passage'])}”</p>"

@@ -3,8 +3,8 @@
 Newton-Schulz needs whole matrices, and doing all of them everywhere would be the same work once per
 process. So each matrix has an owner. With whole copies (DDP), the owners hand out what they
 found; with rows divided (FSDP2), each owner first collects its matrices' rows, and sends back to each
-process the rows that are its own. All travels in bfloat16, to which the iteration rounds anyway, so
-the result is the same as without dealing.
+process the rows that are its own. All travels in the type of the iteration, so the
+result is the same as without dealing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,10 +44,10 @@ class DealWhole:
     def __call__(self, updates: Tensors, compute: Callable[[Tensors], Tensors]) -> Tensors:
         """The directions of all updates, each computed by its owner."""
         names = owned({name: update.shape for name, update in updates.items()}, self.processes.size)
-        found = compute({name: updates[name].bfloat16() for name in names[self.processes.rank]})
+        found = compute({name: updates[name] for name in names[self.processes.rank]})
         longest = max(sum(updates[name].numel() for name in mine) for mine in names)
         anything = next(iter(updates.values()))
-        flat = torch.zeros(longest, dtype=torch.bfloat16, device=anything.device)
+        flat = anything.new_zeros(longest)
         _write(flat, [found[name] for name in names[self.processes.rank]])
         directions = {}
         for mine, values in zip(names, self.processes.gather_tensors(flat), strict=True):
@@ -69,29 +69,29 @@ class DealRows:
 
     def __call__(self, updates: Tensors, compute: Callable[[Tensors], Tensors]) -> Tensors:
         """This process's rows of all directions, each computed by its owner."""
-        columns, device = {n: u.shape[1] for n, u in updates.items()}, next(iter(updates.values())).device
+        columns, anything = {n: u.shape[1] for n, u in updates.items()}, next(iter(updates.values()))
         names = owned({name: (sum(self.rows[name]), columns[name]) for name in updates}, self.size)
         mine = names[self.place]
         coming = [[(self.rows[name][rank], columns[name]) for name in mine] for rank in range(self.size)]
-        pieces = self._exchange([[updates[name] for name in theirs] for theirs in names], coming, device)
+        pieces = self._exchange([[updates[name] for name in theirs] for theirs in names], coming, anything)
         whole = compute({name: torch.cat([piece[i] for piece in pieces]) for i, name in enumerate(mine)})
         parts = [whole[name].split(list(self.rows[name])) for name in mine]
         coming = [[(self.rows[name][self.place], columns[name]) for name in theirs] for theirs in names]
-        pieces = self._exchange([[part[rank] for part in parts] for rank in range(self.size)], coming, device)
+        pieces = self._exchange([[part[rank] for part in parts] for rank in range(self.size)], coming, anything)
         directions = {}
         for theirs, received in zip(names, pieces, strict=True):
             directions |= zip(theirs, received, strict=True)
         return directions
 
     def _exchange(
-        self, to: list[list[Tensor]], shapes: list[list[tuple[int, int]]], device: torch.device
+        self, to: list[list[Tensor]], shapes: list[list[tuple[int, int]]], like: Tensor
     ) -> list[list[Tensor]]:
         """Send tensors to each process; get from each those of the `shapes` that are expected."""
         outgoing = [sum(t.numel() for t in tensors) for tensors in to]
         incoming = [sum(a * b for a, b in wanted) for wanted in shapes]
-        send = torch.empty(sum(outgoing), dtype=torch.bfloat16, device=device)
+        send = like.new_empty(sum(outgoing))
         _write(send, [t for tensors in to for t in tensors])
-        receive = torch.empty(sum(incoming), dtype=torch.bfloat16, device=device)
+        receive = like.new_empty(sum(incoming))
         dist.all_to_all_single(receive, send, incoming, outgoing, group=self.group)
         return [_read(part, wanted) for part, wanted in zip(receive.split(incoming), shapes, strict=True)]
 

@@ -11,19 +11,20 @@ Tensors = dict[str, Tensor]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Replace each matrix U S V^T by roughly U V^T, by Newton-Schulz iteration in bfloat16.
+def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Replace each matrix U S V^T by roughly U V^T, by Newton-Schulz iteration.
 
     Args:
         matrices: (count, rows, columns), rows <= columns.
         steps: iterations; each maps the singular values s to a s + b s^3 + c s^5.
         eps: keeps a zero matrix finite.
+        dtype: of the iteration.
 
     Returns:
-        Same shape, bfloat16.
+        Same shape, in `dtype`.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
@@ -47,6 +48,8 @@ class Muon:
         weight_decay: pulls the weights to zero, in units of lr.
         steps: Newton-Schulz iterations.
         splits: name ending -> number of matrices side by side in one parameter.
+        dtype: in which the directions are computed and sent. bfloat16 is good enough to learn from, but turns the last
+            bit of a gradient's sum, which the number of processes changes, into the eighth of some entries.
         shapes: name -> shape of the whole matrix, where `parameters` has only some of its rows.
         deal: given the updates and what computes the directions of whole ones, gives the directions of all;
             None: compute them here. Several processes divide the matrices among themselves by it.
@@ -60,6 +63,7 @@ class Muon:
         weight_decay: float = 0.0,
         steps: int = 5,
         splits: Mapping[str, int] | None = None,
+        dtype: torch.dtype = torch.bfloat16,
         shapes: Mapping[str, Sequence[int]] | None = None,
         deal: Callable[[Tensors, Callable[[Tensors], Tensors]], Tensors] | None = None,
     ) -> None:
@@ -72,7 +76,7 @@ class Muon:
         )
         self.mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self._shapes = shapes or {name: p.shape for name, p in self.parameters.items()}
-        self._deal = deal
+        self._deal, self.dtype = deal, dtype
         splits = splits or {}
         self._parts = {
             name: next((count for ending, count in splits.items() if name.endswith(ending)), 1)
@@ -87,7 +91,7 @@ class Muon:
             if parameter.grad is None:
                 continue
             mean = self.mean[name].lerp_(parameter.grad, 1 - self.momentum)
-            updates[name] = parameter.grad.lerp(mean, self.momentum)  # Nesterov's look ahead
+            updates[name] = parameter.grad.lerp(mean, self.momentum).to(self.dtype)  # Nesterov's look ahead
         directions = self._directions(updates) if self._deal is None else self._deal(updates, self._directions)
         for name, direction in directions.items():
             parameter = self.parameters[name]
@@ -99,7 +103,7 @@ class Muon:
 
     def _directions(self, updates: Tensors) -> Tensors:
         """Whole matrices, orthogonalised: all of one shape together."""
-        directions = {name: torch.empty_like(update, dtype=torch.bfloat16) for name, update in updates.items()}
+        directions = {name: torch.empty_like(update) for name, update in updates.items()}
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for name, update in updates.items():
             parts = self._parts[name]
@@ -108,7 +112,7 @@ class Muon:
                     part, place = part.T, place.T
                 by_shape.setdefault(tuple(part.shape), []).append((part, place))
         for alike in by_shape.values():
-            found = orthogonalize(torch.stack([part for part, _ in alike]), self.newton_schulz_steps)
+            found = orthogonalize(torch.stack([part for part, _ in alike]), self.newton_schulz_steps, dtype=self.dtype)
             for (_, place), direction in zip(alike, found, strict=True):
                 place.copy_(direction)
         return directions

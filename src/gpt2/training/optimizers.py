@@ -86,7 +86,7 @@ def build_optimizer(
             "adamw": AdamW for all, with decay for matrices and embeddings only.
         lr: peak learning rate; Muon's recipe derives the other parts' rates from it.
         weight_decay: of the matrices.
-        **of_muon: what several processes need besides: `shapes` and `deal` of `Muon`.
+        **of_muon: `dtype` of `Muon`, and what several processes need besides: its `shapes` and `deal`.
     """
     parameters = dict(model if isinstance(model, Mapping) else model.named_parameters())
     vectors = {name: p for name, p in parameters.items() if p.ndim < 2}

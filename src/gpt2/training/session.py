@@ -78,7 +78,7 @@ class Session:
         recipe = RECIPES[choices.optimizer]
         self.optimizer = build_optimizer(
             self.parallel.parameters, choices.optimizer, choices.lr or recipe.lr, choices.weight_decay or 0.0,
-            **self.parallel.muon_options(),
+            dtype=torch.float32 if machine.dtype == torch.float32 else torch.bfloat16, **self.parallel.muon_options(),
         )  # fmt: skip
         micro_batch = processes.size * (settings.run.micro_batch_tokens or 2**62)
         tokens_per_step = (choices.batch_size or 1) * model.config.context_length

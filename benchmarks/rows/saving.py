@@ -1,0 +1,66 @@
+"""What checkpoints cost a training that goes on while they are written."""
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import shapes
+from benchmarks.measure import Entry, Row, Running, agree_exactly
+from benchmarks.shapes import Shape
+from gpt2.settings import TrainSettings
+from gpt2.training.run import assemble
+from gpt2.training.trainer import StepResult, Trainer
+
+_BATCH, _WARM_UP = 8, 5
+
+
+def rows() -> list[Row]:
+    """At the small shape, whose steps are short and checkpoints therefore close together."""
+    return [row(shapes.SHAPES["4x128"], 150, 50)]
+
+
+def row(shape: Shape, steps: int, save_every: int) -> Row:
+    """Whole trainings of some steps, with checkpoints and without."""
+    return Row(
+        f"saving-{shape.name}", f"Training while checkpoints are written, {shape.name}", "ms/step",
+        [
+            Entry(f"a checkpoint every {save_every} steps", partial(_training, shape, steps, save_every), True),
+            Entry("no checkpoint", partial(_training, shape, steps, 10**9)),
+        ],
+        partial(agree_exactly, what="every loss, bit for bit,"), more_is_better=False,
+        settings=f"{steps} steps of `gpt2 train` on the bundled stories, {_BATCH} x "
+        f"{shape.config.context_length} tokens each; weights, average and optimizer state go to the disk, hashed and "
+        "synced, by a thread",
+    )  # fmt: skip
+
+
+def _training(shape: Shape, steps: int, save_every: int) -> Running:
+    losses, _ = _train(shape, min(steps, save_every + 10), save_every)
+    return Running(losses[: min(steps, 10)], lambda: _train(shape, steps, save_every)[1])
+
+
+def _train(shape: Shape, steps: int, save_every: int) -> tuple[list[str], float]:
+    """The losses in bits, and milliseconds per step."""
+    config, losses, moments = shape.config, [], []
+
+    def note(trainer: Trainer, result: StepResult) -> None:
+        losses.append(result.loss.hex())
+        moments.append(time.perf_counter())
+        if trainer.state.step == steps:
+            trainer.stop_reason = "enough"
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainSettings.make(
+            out=str(Path(folder) / "run"), d_model=config.d_model, num_layers=config.num_layers, snapshots=0,
+            num_heads=config.num_heads, context_length=config.context_length, vocab_size=max(300, config.vocab_size),
+            batch_size=_BATCH, steps=10**6, evals=1, save_every=save_every, dtype="bfloat16", device="cpu",
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        session = assemble(settings, progress=False)
+        assert session is not None
+        session.fit([note])
+    first = min(_WARM_UP, steps - 2)
+    return losses, 1000 * (moments[-1] - moments[first]) / (len(moments) - 1 - first)
