@@ -97,7 +97,7 @@ def test_it_is_one_offline_page_that_escapes_every_text(folder: RunFolder) -> No
     page = read(folder)
     assert page.words.count(HOSTILE) >= 6  # samples over time, an example, the passage: shown, not run
     for words in (
-        "a<b>model", "1.2365", "1.2100 to 1.2600", "this model", "bigram", "141", "25 %", "97%", "Recites now and then",
+        "a<b>model", "1.2365", "1.2100 to 1.2600", "this model", "bigram", "141", "25 %", "97 %", "Recites now and then",
         "gone back to step 8", "<it> is so", "gpt2 train --config", "a<b.txt", "threads",
     ):  # fmt: skip
         assert words in page.words, words
