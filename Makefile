@@ -58,8 +58,18 @@ docs: $(VENV)/.installed-dev ## build the documentation into build/site
 notebook: $(VENV)/.installed-dev ## write and execute GPT2.ipynb from notebooks/GPT2.py
 	$(BIN)/python notebooks/build.py
 
+# The built page stands in the repository, so that installing it needs no Node; a test holds it equal to its sources.
+.PHONY: web
+web: web/node_modules/.installed ## build the page of `gpt2 serve` from web/
+	cd web && npm run --silent check && npm run --silent build
+
+web/node_modules/.installed: web/package.json web/package-lock.json
+	@command -v npm >/dev/null || { echo "make web needs Node.js 20.19 or newer with npm: https://nodejs.org" >&2; exit 2; }
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 clean: ## remove the environment, caches and builds; data/ and models/ stay
-	rm -rf $(VENV) $(INTEROP) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEROP) web/node_modules build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made once, and again when what is to be installed changes.

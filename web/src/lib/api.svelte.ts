@@ -1,0 +1,121 @@
+/** Questions to the server, remembered; in a saved page, answered from what was saved. */
+
+export interface Question {
+  path: string;
+  body?: Record<string, unknown>;
+}
+
+interface Saved {
+  hash: string;
+  answers: Record<string, unknown>;
+}
+
+const element = document.getElementById("saved");
+/** Present in a page that was saved as one file. */
+export const saved: Saved | null = element ? JSON.parse(element.textContent!) : null;
+
+const remembered = new Map<string, unknown>(Object.entries(saved?.answers ?? {}));
+const MOST = 240;
+
+export const keyOf = (q: Question) => (q.body ? `${q.path} ${JSON.stringify(q.body)}` : q.path);
+
+export const answers = () => remembered;
+
+export class Failed extends Error {
+  constructor(
+    message: string,
+    public status: number,
+  ) {
+    super(message);
+  }
+}
+
+function headers(): Record<string, string> {
+  const key = sessionStorage.getItem("key");
+  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+}
+
+export const authorised = headers;
+
+export async function send(q: Question, signal?: AbortSignal): Promise<Response> {
+  if (saved) throw new Failed("This is a saved page: it shows what was looked at when it was saved, and asks no server.", 0);
+  let response: Response;
+  try {
+    response = await fetch(q.path, {
+      method: q.body ? "POST" : "GET",
+      headers: headers(),
+      body: q.body && JSON.stringify(q.body),
+      signal,
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Failed("The server does not answer. Is gpt2 serve still running?", 0);
+  }
+  if (!response.ok) {
+    const content = await response.json().catch(() => null);
+    throw new Failed(content?.error?.message ?? `The server answers with status ${response.status}.`, response.status);
+  }
+  return response;
+}
+
+export async function get<T>(q: Question, signal?: AbortSignal): Promise<T> {
+  const key = keyOf(q);
+  if (remembered.has(key)) return remembered.get(key) as T;
+  const answer = (await (await send(q, signal)).json()) as T;
+  remembered.set(key, answer);
+  if (remembered.size > MOST) remembered.delete(remembered.keys().next().value!);
+  return answer;
+}
+
+/**
+ * An answer that follows its question. While a new one is on its way the last stays, so that nothing jumps.
+ * Call it while a component is set up.
+ */
+export function answerTo<T>(question: () => Question | null, wait = 40) {
+  let value = $state.raw<T | null>(null);
+  let error = $state("");
+  let busy = $state(false);
+  $effect(() => {
+    const q = question();
+    if (!q) {
+      value = null;
+      error = "";
+      return;
+    }
+    const known = remembered.get(keyOf(q)) as T | undefined;
+    if (known !== undefined) {
+      value = known;
+      error = "";
+      busy = false;
+      return;
+    }
+    const control = new AbortController();
+    busy = true;
+    const timer = setTimeout(async () => {
+      try {
+        value = await get<T>(q, control.signal);
+        error = "";
+      } catch (problem) {
+        if (control.signal.aborted) return;
+        error = problem instanceof Error ? problem.message : String(problem);
+        value = null;
+      }
+      if (!control.signal.aborted) busy = false;
+    }, wait);
+    return () => {
+      clearTimeout(timer);
+      control.abort();
+    };
+  });
+  return {
+    get value() {
+      return value;
+    },
+    get error() {
+      return error;
+    },
+    get busy() {
+      return busy;
+    },
+  };
+}
