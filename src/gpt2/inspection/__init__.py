@@ -6,6 +6,7 @@ from gpt2.inspection.attribution import Attribution, attribution
 from gpt2.inspection.cache import Cache, forward
 from gpt2.inspection.checks import Checks, checks_of
 from gpt2.inspection.dependency import Dependency, dependency
+from gpt2.inspection.effect import Effect, effect
 from gpt2.inspection.embedding import (
     EmbeddingMap,
     Neighbours,
@@ -31,10 +32,10 @@ from gpt2.inspection.timeline import Timeline, timeline
 
 __all__ = [
     "AblationGrid", "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "Dependency",
-    "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
+    "Effect", "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
     "ParameterLedger", "PatchGrid", "PositionSimilarity", "Repeats", "ResidualNorms", "Result", "Run", "Surprise",
-    "Timeline", "ablate", "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "embedding_map",
-    "forward", "head_kinds", "induction", "logit_lens", "long_name", "neighbours", "odds", "parameter_ledger",
-    "patch", "patch_grid", "position_similarity", "repeats", "residual_norms", "run", "steer", "surprise", "swap",
+    "Timeline", "ablate", "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "effect",
+    "embedding_map", "forward", "head_kinds", "induction", "logit_lens", "long_name", "neighbours", "odds",
+    "parameter_ledger", "patch", "patch_grid", "position_similarity", "repeats", "residual_norms", "run", "steer", "surprise", "swap",
     "timeline",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 /** The page as one file, which opens without a server: program, style and all answers that its views need. */
 
 import { answers, get, saved, type Question } from "./api.svelte";
-import { look, reading } from "./reading.svelte";
+import { look, reading, snapshot } from "./reading.svelte";
 import { page, toHash } from "./state.svelte";
 
 /** What each view asks for the present state, so that all of them work in the file. */
@@ -11,7 +11,7 @@ function questions(): (Question | null)[] {
   const list: (Question | null)[] = [
     { path: "api/model" }, { path: "api/history" }, look("surprise"), look("api/logits", { position, k: 60 }),
     look("api/atlas"), look("lens", { k: 3 }), look("attribution", { position, unit: page.unit }),
-    look("kinds"), look("words"),
+    look("kinds"), { path: "api/look/words", body: { k: 200, ...snapshot() } }, { path: "api/look/neighbours", body: { target: page.word, k: 12, ...snapshot() } },
   ];
   for (let layer = 0; layer < Math.min(layers, 4); layer++)
     for (let head = 0; head < Math.min(heads, 4); head++) {
