@@ -31,11 +31,11 @@ from gpt2.inspection.surprise import Surprise, surprise
 from gpt2.inspection.timeline import Timeline, timeline
 
 __all__ = [
-    "AblationGrid", "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "Dependency",
-    "Effect", "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
+    "AblationGrid", "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "Dependency", "Effect",
+    "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
     "ParameterLedger", "PatchGrid", "PositionSimilarity", "Repeats", "ResidualNorms", "Result", "Run", "Surprise",
     "Timeline", "ablate", "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "effect",
     "embedding_map", "forward", "head_kinds", "induction", "logit_lens", "long_name", "neighbours", "odds",
-    "parameter_ledger", "patch", "patch_grid", "position_similarity", "repeats", "residual_norms", "run", "steer", "surprise", "swap",
-    "timeline",
+    "parameter_ledger", "patch", "patch_grid", "position_similarity", "repeats", "residual_norms", "run", "steer",
+    "surprise", "swap", "timeline",
 ]  # fmt: skip
