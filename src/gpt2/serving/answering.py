@@ -54,6 +54,12 @@ class Choice:
         return text, shown
 
     @property
+    def failed(self) -> bool:
+        """Whether the engine could not go on, or never began."""
+        finish = self.stream.finish
+        return finish == "error" or (finish == "time" and not self.stream.ids)
+
+    @property
     def finish_reason(self) -> str:
         """Why it ended, in OpenAI's words."""
         finish = "length" if self.silent else self.stream.finish or ""

@@ -110,17 +110,21 @@ class _Chat:
             async for new in self.asker.pieces(job, choices):
                 parts = []
                 for choice, text, shown in new:
-                    require_healthy(choice)
+                    if choice.failed and not text:
+                        continue
                     delta = {"content": text} if choice.index in begun else {"role": "assistant", "content": text}
                     begun.add(choice.index)
                     parts.append(event_of({**head, "choices": [self._delta(choice, delta, shown)]}))
-                yield b"".join(parts)
+                if parts:
+                    yield b"".join(parts)
+                for choice, _, _ in new:
+                    require_healthy(choice)
             if counts:
                 yield event_of({**self.head, "choices": [], "usage": usage([self.prompt], choices)})
             yield DONE
 
     def _delta(self, choice: Choice, delta: dict[str, str], shown: Sequence[Shown]) -> dict[str, Any]:
-        finish = choice.finish_reason if choice.closed else None
+        finish = choice.finish_reason if choice.closed and not choice.failed else None
         return {"index": choice.index, "delta": delta, "logprobs": self._logprobs(shown), "finish_reason": finish}
 
     def _logprobs(self, shown: Sequence[Shown]) -> dict[str, Any] | None:

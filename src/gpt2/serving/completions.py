@@ -83,19 +83,23 @@ class _Completion:
             async for new in self.asker.pieces(job, choices):
                 parts = []
                 for choice, text, shown in new:
-                    require_healthy(choice)
+                    if choice.failed and not text:
+                        continue
                     first = choice.index not in begun
                     begun.add(choice.index)
                     if (first and self.asked.echo) or shown or choice.closed:
                         one = self._choice(choice, text, shown, with_prompt=first)
-                        one["finish_reason"] = one["finish_reason"] if choice.closed else None
+                        one["finish_reason"] = one["finish_reason"] if choice.closed and not choice.failed else None
                         parts.append(begin[: -len(b'{"index": ')] + json.dumps(one).encode() + b"]}\n\n")
                     else:  # the common case, many thousands a second
                         parts.append(
                             b'%b%d, "text": %b, "logprobs": null, "finish_reason": null}]}\n\n'
                             % (begin, choice.index, json.dumps(text).encode())
                         )
-                yield b"".join(parts)
+                if parts:
+                    yield b"".join(parts)
+                for choice, _, _ in new:
+                    require_healthy(choice)
             if counts:
                 yield event_of({**self.head, "choices": [], "usage": usage(self.prompts, choices)})
             yield DONE

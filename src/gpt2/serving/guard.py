@@ -17,6 +17,8 @@ from gpt2.serving.settings import ServeSettings
 
 _PUBLIC = ("/", "/health", "/favicon.ico", "/icon.svg")
 _PUBLIC_BELOW = "/assets/"
+MAX_HEADERS = 16 * 1024
+"""Bytes of a request's headers."""
 _METHODS = "GET, HEAD, POST, OPTIONS"
 
 
@@ -56,6 +58,10 @@ class Guard:
             await send(message)
 
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:  # h11's limit is later
+                raise ApiError(
+                    431, f"a request's headers have at most {MAX_HEADERS:,} bytes here", code="headers_too_large"
+                )
             self._require_host(headers.get(b"host", ""))
             self._require_origin(origin, headers.get(b"host", ""))
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:

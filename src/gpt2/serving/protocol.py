@@ -13,9 +13,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt2.serving.settings import ServeSettings
 
-MAX_HEADERS = 16 * 1024
-"""Bytes of a request's headers."""
-
 
 def protocol(settings: ServeSettings) -> Any:
     """The class of connections, for `uvicorn.Config(http=...)`."""

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from gpt2.errors import UserError
 from gpt2.serving.engine import Engine
-from gpt2.serving.protocol import MAX_HEADERS, protocol
+from gpt2.serving.guard import MAX_HEADERS
+from gpt2.serving.protocol import protocol
 from gpt2.serving.settings import ServeSettings
 
 _BACKLOG = 1024
