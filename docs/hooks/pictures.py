@@ -39,6 +39,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return found[0]
         if not hasattr(last, "svg"):
             raise PluginError(f"{page.file.src_uri}: no result to draw above {_MARK}, but {last!r}")
+        if last.check is not None and not last.check.ok:
+            raise PluginError(f"{page.file.src_uri}: a picture's check fails: {last.check}")
         number += 1
         stem = f"pictures/{Path(page.file.src_uri).stem}-{number}"
         for theme in ("light", "dark"):
@@ -72,15 +74,12 @@ def _figure(stem: str, text: str, page: Page) -> str:
 
 @contextmanager
 def _models() -> Iterator[None]:
-    """A folder to work in, with the shipped model as models/demo, where the examples expect one.
-
-    GPT2_DOCS_MODEL names another model to draw.
-    """
+    """A folder to work in, with the shipped model as models/demo, where examples expect one of the reader's own."""
     from gpt2 import load
 
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = load(os.environ.get("GPT2_DOCS_MODEL", "demo"))
+        model, tokenizer = load("demo")
         model.save_pretrained(Path(folder) / "models/demo")
         tokenizer.save_pretrained(Path(folder) / "models/demo")
         os.chdir(folder)

@@ -1,5 +1,6 @@
 """`gpt2 inspect` and `gpt2 plot`, as a user runs them."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_views_print_json_and_save_pictures(
     assert shown["check"] is None or shown["check"]["ok"]
     root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
     assert root.findtext("{http://www.w3.org/2000/svg}desc") == shown["summary"]
+
+
+def test_a_model_in_16_bits_is_computed_in_32(
+    model: GPT2, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy.deepcopy(model).half().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path), "The little dog"]) == 0
+    assert "11 of 11 identities hold" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path), "--view", "parameters", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == 2 * model.num_parameters()
 
 
 def test_an_ablation_is_named_and_changes_the_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,8 @@ def ask(model: str, prompt: str, view: str, options: Looking) -> "Question":
     from gpt2.inspection.views import Question
 
     loaded, tokenizer = open_model(model, options.device)
+    if view != "parameters":  # in 16 bits the identities would tell of rounding, not of the model
+        loaded.float()
     texts = _texts(model, options) if view in ("ablation", "kinds") else None
     return Question(
         loaded, tokenizer, prompt, model, options.layer, options.head, options.position, options.k, options.target,
