@@ -70,3 +70,18 @@ def test_training_mode_is_kept_and_nothing_to_score_is_an_error(tiny_model: GPT2
     assert tiny_model.training
     with pytest.raises(DataError, match="no documents"):
         score_documents(tiny_model, [], [], 0)
+
+
+def test_threads_change_no_bit(tiny_model: GPT2) -> None:
+    draw = np.random.default_rng(1)
+    documents = [np.array([0, *draw.integers(1, 97, size=n)]) for n in draw.integers(1, 200, size=60)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(score_documents(tiny_model, documents, [1] * 60, 0).nats)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert sum(map(len, documents)) > 2 * 2048, "several batches"
+    assert (found[0] == found[1]).all()
