@@ -1,8 +1,11 @@
 """Where everything of a run lies. One run is one Hugging Face GPT-2 folder with a `training/` inside."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from gpt2.checkpoint.lock import RunLock
 from gpt2.errors import CheckpointError, UserError, nearest
 
 
@@ -69,11 +72,18 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
-    def clear_leftovers(self) -> None:
-        """Remove files that a killed run left half written; only for who holds the lock."""
-        for folder in (self.path, self.training):
-            for path in folder.glob(".*.tmp-*"):
-                path.unlink(missing_ok=True)
+    @contextmanager
+    def held(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Lock the folder for one trainer, and remove the files that a killed one left half written.
+
+        Raises:
+            UserError: another trainer is at work here.
+        """
+        with RunLock(self.lock, note):
+            for folder in (self.path, self.training, self.snapshots):
+                for path in folder.glob(".*.tmp-*"):
+                    path.unlink(missing_ok=True)
+            yield
 
     def require(self) -> None:
         """Check that there is a run to continue.

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from gpt2.checkpoint.lock import RunLock
 from gpt2.checkpoint.run_folder import RunFolder
 from gpt2.checkpoint.store import Checkpoint
 from gpt2.data import Prepared
@@ -104,7 +103,7 @@ class Session:
 
     def go(self) -> TrainedRun:
         """Train and finish."""
-        with RunLock(self.folder.lock, self._note) if self.processes.is_main else contextlib.nullcontext():
+        with self.folder.held(self._note) if self.processes.is_main else contextlib.nullcontext():
             self.fit()
             if self.trainer.stop_reason:
                 self.say(f"stopped early: {self.trainer.stop_reason}")
