@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 from benchmarks import shapes
 from benchmarks.measure import Entry, Row, Running
@@ -67,22 +68,30 @@ def _peak(shape_name: str, name: str) -> Running:
 
 
 def _measure_peak(shape_name: str, name: str) -> float:
-    import resource
-
     import torch
 
     from benchmarks.rows import training
 
     shape = shapes.SHAPES[shape_name]
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident_peak()
     make = {
         "gpt2-from-scratch": lambda: training.ours(shape, torch.bfloat16),
         "nanoGPT style": lambda: training.nanogpt(shape, torch.bfloat16, False),
         "transformers": lambda: training.transformers(shape, torch.bfloat16),
     }[name]
     make().measure()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return (_resident_peak() - before) / 1e6
+
+
+def _resident_peak() -> int:
+    """Bytes. On Linux not by getrusage: a process that begins as another's fork inherits that one's peak there."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def test_every_parameter_has_exactly_one_optimizer() -> None:
     parts = build_optimizer(model, "muon", 0.02, 0.1).parts
     assert set(parts["tables"].parameters) == {"transformer.wte.weight", "transformer.wpe.weight"}
     assert all(".h." in n and n.endswith(".weight") and ".ln_" not in n for n in parts["hidden"].parameters)
+    assert (parts["tables"].weight_decay, parts["vectors"].weight_decay) == (0.1, 0)
     assert build_optimizer(model, "adamw", 0.02, 0.1).parts["vectors"].weight_decay == 0
 
 

@@ -85,7 +85,7 @@ def build_optimizer(
         name: "muon": Muon for the blocks' matrices, AdamW for embeddings, norms and biases;
             "adamw": AdamW for all, with decay for matrices and embeddings only.
         lr: peak learning rate; Muon's recipe derives the other parts' rates from it.
-        weight_decay: of the matrices.
+        weight_decay: of the matrices and the embeddings.
         **of_muon: `dtype` of `Muon`, and what several processes need besides: its `shapes` and `deal`.
     """
     parameters = dict(model if isinstance(model, Mapping) else model.named_parameters())
@@ -100,7 +100,7 @@ def build_optimizer(
     betas, eps = (0.9, 0.95), 1e-10  # rows of rare tokens have tiny gradients: a larger eps would stall them
     return Together({
         "hidden": Muon(hidden, lr, weight_decay=weight_decay, splits={"c_attn.weight": 3}, **of_muon),
-        "tables": AdamW(tables, lr * _EMBEDDING_SHARE, betas, eps),
+        "tables": AdamW(tables, lr * _EMBEDDING_SHARE, betas, eps, weight_decay),
         "vectors": AdamW(vectors, lr * _VECTOR_SHARE, betas, eps),
     })  # fmt: skip
 
