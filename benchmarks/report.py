@@ -93,11 +93,17 @@ def draw(rows: list[Measured], picture: Path) -> None:
         drawing = Drawing(figsize=(8, 1 + 0.32 * len(rows)), layout="constrained")
         axes = drawing.add_subplot()
         values = [ratio(row) or 0.0 for row in rows]
-        bars = axes.barh([row.title for row in rows], values, color="#1f5fa8", height=0.6)
+        left = [
+            value - 1 for value in values
+        ]  # a bar begins at 1: to the right what is better, to the left what is worse
+        bars = axes.barh([row.title for row in rows], left, left=1.0, color="#1f5fa8", height=0.6)
         axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=8)
         axes.axvline(1.0, color="#333333", linewidth=1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.margins(x=0.12)
         axes.invert_yaxis()
-        axes.set_xlabel("times as good as the best peer (1: equal)")
+        axes.set_xlabel("times as good as the best peer (1: equal; logarithmic)")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", labelsize=8)
         picture.parent.mkdir(parents=True, exist_ok=True)

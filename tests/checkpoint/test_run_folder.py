@@ -17,7 +17,7 @@ def test_the_halves_that_a_killed_run_left_are_removed_and_nothing_else(tmp_path
         path.write_bytes(b"x")
     with folder.held(print):
         assert not any(path.exists() for path in halves)
-        assert all(path.exists() for path in whole) and folder.lock.exists()
+        assert all(path.exists() for path in [*whole, folder.lock])
     assert not folder.lock.exists()
 
 
