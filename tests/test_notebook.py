@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2 import load
+from gpt2 import GPT2, GPT2Config, load
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
 ROOT = Path(__file__).resolve().parents[1]
+SKIPPED = "skipped: the package is not installed"
 EXAMPLE = """\
 context = torch.tensor([tokenizer.encode("Once upon a time")], dtype=torch.long)
 output = model.generate(context, max_new_tokens=100, temperature=0.8)
@@ -102,11 +103,52 @@ def test_committed_with_outputs_from_top_to_bottom_and_small(notebook: Any) -> N
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     text = printed(notebook)
     assert "bits per byte on" in text
-    assert "skipped" not in text
+    assert SKIPPED not in text
     pictures = [o for cell in code for o in cell.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 4
+    assert len(pictures) >= 20
+    kinds = {kind for cell in code for o in cell.outputs for kind in o.get("data", {})}
+    assert kinds <= {"image/png", "text/plain"}  # no scripts, no widgets: what every viewer shows
     assert (ROOT / "GPT2.ipynb").stat().st_size < 2_000_000
     assert EXAMPLE in code_of(notebook) + "\n"
+
+
+def sections(notebook: Any) -> dict[str, list[Any]]:
+    """The cells of each numbered section."""
+    found: dict[str, list[Any]] = {}
+    name = ""
+    for cell in notebook.cells:
+        title = re.match(r"## (\d+ .+)", cell.source) if cell.cell_type == "markdown" else None
+        name = title[1] if title else name
+        if name:
+            found.setdefault(name, []).append(cell)
+    return found
+
+
+def test_every_section_predicts_runs_shows_and_checks(notebook: Any) -> None:
+    *lessons, (last, exercises) = sections(notebook).items()
+    assert len(lessons) >= 15
+    for name, cells in lessons:
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert "**Predict.**" in prose, name
+        assert any("\u2713 " in output.get("text", "") for output in outputs), name
+        if not name.endswith("Save and load"):
+            assert any("image/png" in output.get("data", {}) for output in outputs), name
+    assert last.endswith("Exercises")
+    text = exercises[0].source
+    assert len(re.findall(r"^\d+\. ", text, re.MULTILINE)) == 10
+    assert text.count("<details>") == text.count("</details>") == 10
+
+
+def test_a_sentence_that_is_not_true_fails(notebook: Any) -> None:
+    (helpers,) = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "def check(" in cell.source]
+    names: dict[str, Any] = {"Tensor": None, "Callable": dict, "nn": torch.nn, "torch": torch}
+    tree = ast.parse(helpers)
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
+    exec(compile(tree, "check", "exec"), names)
+    names["check"]("one is one", True)
+    with pytest.raises(AssertionError, match="one is two"):
+        names["check"]("one is two", False)
 
 
 def violations(source: str) -> list[str]:
@@ -182,11 +224,13 @@ def test_every_section_of_the_contents_exists(notebook: Any) -> None:
 @pytest.mark.slow
 def test_runs_with_the_package_and_the_package_loads_what_it_saves(tmp_path: Path) -> None:
     """On the bundled stories, at its default size, in a quarter of a minute."""
+    tiny = GPT2(GPT2Config(vocab_size=64, context_length=16, d_model=16, num_layers=1, num_heads=2))
+    tiny.generate(torch.zeros(1, 1, dtype=torch.long), max_new_tokens=1)  # said on stderr: the step is being compiled
     run = builder.make_notebook(builder.SOURCE.read_text(encoding="utf-8"))
     builder.execute(run, tmp_path, timeout=300, env=environment(8, PYTHONWARNINGS="default"))
     text = printed(run)
     assert "the stories that come with the package" in text
-    assert "skipped" not in text
+    assert SKIPPED not in text
     comparisons = code_of(run).count("same(") - 1  # one is its definition
     assert text.count("equal to the package's") == comparisons + 1  # both optimizers in one loop
     assert (tmp_path / "models/tokenizer.json").is_file()
@@ -222,7 +266,9 @@ def test_runs_alone_with_a_text_file(tmp_path: Path) -> None:
     assert "the package gpt2 is not installed" in text
     assert "from data/TinyStories-train.txt" in text.replace("\\", "/")
     assert "equal to the package's" not in text
-    assert text.count("skipped: the package is not installed") == code_of(run).count("same(")
+    code = code_of(run)
+    said = code.count(f'print("{SKIPPED}')  # beside the two helpers, each of which is defined once
+    assert text.count(SKIPPED) == code.count("same(") + code.count("view(") - 1 + said
     assert (tmp_path / "models/tokenizer.json").is_file()
     model, _ = load(tmp_path / "models/gpt2_model.pt")  # and yet the package loads it
     assert model.config.num_layers == 2
