@@ -33,7 +33,8 @@ class Slots:
     def __init__(self, model: Any, count: int, stretch: int = 64) -> None:
         config, weight = model.config, model.transformer.wte.weight
         self.count, self.stretch, self._model = count, stretch, model
-        shape = (config.num_layers, count + 1, config.context_length, config.num_heads, config.head_dim)
+        # One column to spare: slots a power of two apart would all fall into the same few places of the caches.
+        shape = (config.num_layers, count + 1, config.context_length + 1, config.num_heads, config.head_dim)
         dtype = model.compute_dtype or weight.dtype
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
         self._step: SlotStep | None = None

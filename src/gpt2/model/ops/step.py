@@ -150,14 +150,14 @@ class _Bound:
     """Weights, a cache and room for so many rows, as one argument of `step.cpp`."""
 
     def __init__(self, weights: PackedWeights, keys: Tensor, values: Tensor, rows: int) -> None:
-        config, threads = weights.config, torch.get_num_threads()
+        config, threads, columns = weights.config, torch.get_num_threads(), keys.shape[2]
         sizes = {
             "x": rows * config.d_model,
             "queries": rows * config.d_model,
             "z": rows * (config.d_model + _SPARE),
             "hidden": rows * (4 * config.d_model + _SPARE),
             "norms": threads * rows * (config.d_model + _SPARE),
-            "scores": threads * (config.context_length + _LANES),
+            "scores": threads * (columns + _LANES),
             "logits": rows * -(-config.vocab_size // _PANEL) * _PANEL,
         }
         self._kept = [weights, keys, values]
@@ -167,7 +167,7 @@ class _Bound:
         for layer, key, value in zip(self._layers, keys, values, strict=True):
             layer.keys, layer.values = key.data_ptr(), value.data_ptr()
         self._model = _Model(
-            config.num_layers, config.num_heads, config.d_model, config.vocab_size, config.context_length, threads,
+            config.num_layers, config.num_heads, config.d_model, config.vocab_size, columns, threads,
             _TYPES[weights.dtype], _TYPES[keys.dtype], ctypes.addressof(self._layers), weights.tokens,
             weights.positions, weights.norm, weights.head,
             **{name: tensor.data_ptr() for name, tensor in self.room.items()},
