@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import os
-import random
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from gpt2 import GPT2, GPT2Config, load
+from gpt2.data import iter_documents
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
@@ -287,13 +287,7 @@ def test_says_what_to_do_when_there_is_no_text(tmp_path: Path) -> None:
 
 
 def write_stories(path: Path, count: int) -> None:
-    chance = random.Random(0)
-    names, things = ["Lily", "Tom", "Max", "Anna"], ["ball", "dog", "tree", "boat", "cake"]
-    stories = [
-        f"Once upon a time, {chance.choice(names)} found a {chance.choice(things)}. "
-        f"{chance.choice(names)} said: “May I have the {chance.choice(things)}?” "
-        f"They played with the {chance.choice(things)} until it was dark, and then they went home.\n"
-        for _ in range(count)
-    ]
+    """Real text, for what the notebook says must be true of it."""
     path.parent.mkdir(parents=True)
-    path.write_text("<|endoftext|>\n".join([*stories, ""]), encoding="utf-8")
+    stories = [story for _, story in zip(range(count), iter_documents(), strict=False)]
+    path.write_text("\n<|endoftext|>\n".join([*stories, ""]), encoding="utf-8")
