@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -38,21 +38,33 @@ class Train:
     model: ModelSettings = field(default_factory=ModelSettings)
     optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
     run: _Run = field(default_factory=_Run)
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open a page in the browser that shows the run while it goes on: curve, samples, speed."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 train`."""
-    settings = parse(argv) if os.environ.get("RANK", "0") == "0" else _parse_silently(argv)
+    first = os.environ.get("RANK", "0") == "0"
+    settings = parse(argv) if first else _parse_silently(argv)
+    from gpt2.training.inputs import default_out
     from gpt2.training.run import run
 
-    run(settings)
+    watching = nullcontext()
+    if first and not settings.run.plan and _below().parse_known_args(argv)[0].watch:
+        from gpt2.serving.watch import watched
+
+        watching = watched(settings.run.resume or settings.run.out or default_out(settings))
+    with watching:
+        run(settings)
     return 0
 
 
 def parse(argv: Sequence[str]) -> TrainSettings:
     """Settings of a command line: options over the --config file over the --preset."""
     below, _ = _below().parse_known_args(argv)
-    flat = TrainSettings.layered({name: value for name, value in vars(below).items() if value}).flat()
+    flat = TrainSettings.layered(
+        {name: value for name, value in vars(below).items() if value and name != "watch"}
+    ).flat()
     default = Train(
         below.preset,
         below.config,
@@ -78,8 +90,9 @@ def _parse_silently(argv: Sequence[str]) -> TrainSettings:
 
 
 def _below() -> argparse.ArgumentParser:
-    """Finds the two options that say what the others' defaults are."""
+    """Finds what is no setting of the run: the two options that say what the others' defaults are, and --watch."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
     parser.add_argument("--config")
+    parser.add_argument("--watch", action="store_true")
     return parser

@@ -1,13 +1,17 @@
 """A small run, its server on a socket, and a browser that reaches nothing else."""
 
+import os
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 import gpt2
 from gpt2.serving.app import create_app
@@ -44,3 +48,69 @@ def address(served: ServedModel) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
         server.should_exit = True
         thread.join()
+
+
+def find_browser() -> str | None:
+    """Chromium from $CHROMIUM, the system, or Playwright's own download."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = [os.environ.get("CHROMIUM"), *(shutil.which(name) for name in names)]
+    return next((path for path in found if path), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = find_browser() or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("no Chromium: apt-get install chromium, or python -m playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page in the browser, and what it should not have done."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.errors: list[str] = []
+        self.outside: list[str] = []
+        page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.route("**/*", self._allow)
+
+    def _allow(self, route: Route) -> None:
+        if route.request.url.startswith((self.address, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def go(self, place: str) -> Page:
+        """Open a view and wait until nothing is asked any more."""
+        self.page.goto(f"{self.address}/{place}")
+        return self.settle()
+
+    def settle(self) -> Page:
+        self.page.wait_for_selector("#title")
+        self.page.wait_for_timeout(150)
+        self.page.wait_for_function("document.querySelector('[aria-busy=true]') === null")
+        self.page.wait_for_load_state("networkidle")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
+    """Opens a page of a given size and colours; afterwards nothing may have gone wrong or outside."""
+    visits: list[Visit] = []
+
+    def open_page(**options: Any) -> Visit:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        visits.append(Visit(context.new_page(), address))
+        return visits[-1]
+
+    yield open_page
+    for item in visits:
+        item.page.context.close()
+    assert [item.errors for item in visits if item.errors] == []
+    assert [item.outside for item in visits if item.outside] == []

@@ -1,0 +1,269 @@
+"""The page in a real Chromium, with no way to the outside: its figures are those of gpt2.inspection."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+
+from gpt2.inspection import ablate, effect, neighbours, run
+from gpt2.serving.looking import Looker
+from gpt2.serving.served import ServedModel
+
+TEXT = "Once upon a time there was a little dog."
+VIEWS = ("write", "odds", "surprise", "heads", "head", "layers", "why", "switches", "words", "time", "live")
+HOSTILE = "A <img src=x onerror=window.hit=1> <script>window.hit=1</script> dog"
+
+
+def place(view: str, **state: object) -> str:
+    return f"#{view}?{urlencode({'text': TEXT, **state})}"
+
+
+def percent(p: float) -> float:
+    return 100 * p
+
+
+def number(text: str) -> float:
+    """The figure of a printed number, whatever sign and unit it has."""
+    match = re.search(r"[+−-]?[\d,]+(\.\d+)?(e[+-]?\d+)?", text)
+    assert match, text
+    return float(match[0].replace(",", "").replace("−", "-"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0, 3.0])
+def test_odds_are_the_softmax_of_the_model_s_logits(visit: Callable, served: ServedModel, temperature: float) -> None:
+    page = visit().go(place("odds", t=temperature, at=4))
+    logits = run(served.model, served.tokenizer, TEXT).logits[4][: served.tokenizer.vocab_size].double()
+    if temperature == 0:
+        expected = torch.zeros_like(logits)
+        expected[logits.argmax()] = 1
+    else:
+        expected = (logits / temperature).softmax(dim=-1)
+    shown = [number(text) for text in page.locator(".bars .value").all_inner_texts()[:10]]
+    found = expected.topk(10).values.tolist()
+    assert shown == pytest.approx([percent(p) for p in found], rel=6e-3, abs=1e-4)
+    entropy = -(expected * expected.clamp(min=1e-300).log()).sum().item()
+    assert number(page.locator("[data-wide]").inner_text()) == pytest.approx(torch.tensor(entropy).exp(), abs=6e-3)
+    assert "agrees with the model's" in page.locator("[data-check]").inner_text()
+
+
+def test_top_p_and_top_k_keep_what_the_sampler_keeps(visit: Callable, served: ServedModel) -> None:
+    page = visit().go(place("odds", t=1, k=50, p=0.6, at=3))
+    p = run(served.model, served.tokenizer, TEXT).logits[3][: served.tokenizer.vocab_size].double().softmax(dim=-1)
+    first = p.sort(descending=True).values[:50]
+    kept = int((first.cumsum(0) - first < 0.6 * first.sum()).sum())
+    assert number(page.locator("[data-kept]").inner_text()) == kept
+    assert number(page.locator("[data-cut]").inner_text()) == pytest.approx(100 * (1 - first[:kept].sum()), rel=6e-3)
+
+
+def test_surprise_and_head_and_lens_and_why_show_the_inspection_s_figures(visit: Callable, served: ServedModel) -> None:
+    looked = run(served.model, served.tokenizer, TEXT)
+    page = visit().go(place("surprise"))
+    assert number(page.locator("[data-nats]").inner_text()) == pytest.approx(looked.loss, abs=6e-5)
+
+    page = visit().go(place("head", layer=1, head=1, at=5))
+    steps = looked.head(1, 1, 5)
+    shown = [number(text) for text in page.locator("[data-share]").all_inner_texts()]
+    assert shown == pytest.approx(steps.pattern.tolist(), abs=6e-4)
+    shown = [number(text) for text in page.locator("[data-score]").all_inner_texts()]
+    assert shown == pytest.approx(steps.scores.tolist(), abs=6e-3)
+    assert page.locator("[data-check]").inner_text().endswith(str(steps.check))
+
+    page = visit().go(place("heads", layer=1, head=0, at=6))
+    page.locator("[data-matrix]").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert number(page.locator("[data-cell]").inner_text()) == pytest.approx(
+        float(looked.attention(1, 0).pattern[6, 1]), abs=6e-4
+    )
+
+    page = visit().go(place("layers"))
+    lens = looked.logit_lens(1)
+    cells = page.locator("tbody tr:nth-child(4) td .value").all_inner_texts()
+    assert [number(cell) for cell in cells] == pytest.approx(
+        [percent(p) for p in lens.top_probabilities[:, 3, 0].tolist()], rel=6e-3
+    )
+
+    page = visit().go(place("why", unit="head", at=5))
+    why = looked.dla(unit="head", position=5)
+    assert number(page.locator("[data-total]").inner_text()) == pytest.approx(why.logit, abs=6e-3)
+    shown = [number(text) for text in page.locator("[data-value]").all_inner_texts()]
+    assert shown == pytest.approx(why.values.tolist(), abs=6e-3)
+
+
+def test_switches_and_words_show_the_inspection_s_figures(visit: Callable, served: ServedModel) -> None:
+    page = visit().go(place("switches"))
+    page.get_by_role("button", name="Head 0.1", exact=True).click()
+    page.get_by_role("button", name="MLP of layer 1").press("Enter")
+    page.wait_for_function("document.querySelectorAll('.switch[aria-pressed=false]').length === 2")
+    page.wait_for_function("document.querySelector('[data-change]')?.textContent !== 'none'")
+    parts = [ablate(head=(0, 1)), ablate(mlp=1)]
+    mine = effect(served.model, served.tokenizer, TEXT, parts, Looker(served).texts())
+    page.wait_for_function(f"document.querySelector('[data-after]').textContent.trim() === '{mine.loss_after:.3f}'")
+    assert number(page.locator("[data-change]").inner_text()) == pytest.approx(
+        mine.loss_after - mine.loss_before, abs=6e-4
+    )
+    assert mine.continuation_after.strip() in page.locator("blockquote").nth(1).inner_text()
+
+    page = visit().go("#words?word=+time")
+    near = neighbours(served.model, served.tokenizer, " time")
+    shown = [number(text) for text in page.locator(".bars .value").all_inner_texts()]
+    assert shown == pytest.approx(near.cosines.tolist(), abs=6e-4)
+
+
+def test_writing_streams_agrees_with_the_inspection_and_branches(visit: Callable) -> None:
+    page = visit().go(place("write", n=20, t=1))
+    page.get_by_role("button", name="Write", exact=True).click()
+    page.get_by_role("button", name="Write on").wait_for()
+    page.wait_for_function("document.querySelector('[data-check]')?.textContent.includes('what the stream said')")
+    assert "✓" in page.locator("[data-check]").inner_text()
+    written = page.locator("[role=listbox]").inner_text()
+    assert len(written) > len(TEXT)
+    # A token of the prompt, then an alternative: the text goes another way from there.
+    page.get_by_role("option").nth(4).click()
+    page.locator("h2", has_text="Instead of").wait_for()
+    other = page.locator(".bars button").filter(has_not=page.locator(".marked")).nth(1)
+    before = "".join(page.get_by_role("option").all_inner_texts()[:4])
+    other.click()
+    page.get_by_role("button", name="Write on").wait_for()
+    after = page.locator("[role=listbox]").inner_text()
+    assert after.startswith(before)
+    assert after != written
+
+
+def test_the_time_machine_moves_every_view(visit: Callable, served: ServedModel) -> None:
+    page = visit().go(place("surprise"))
+    finished = page.locator("[data-nats]").inner_text()
+    slider = page.locator("[data-scrubber]")
+    slider.press("Home")
+    page.wait_for_function(f"document.querySelector('[data-nats]').textContent !== '{finished}'")
+    first = run(Looker(served).model(0), served.tokenizer, TEXT)
+    assert number(page.locator("[data-nats]").inner_text()) == pytest.approx(first.loss, abs=6e-5)
+    page.wait_for_function("location.hash.includes('step=0')")
+    page.get_by_role("link", name="Time machine").click()
+    page.locator("[data-bits]").wait_for()
+    assert float(page.locator("[data-bits]").get_attribute("data-bits") or 0) == pytest.approx(first.loss, rel=1e-5)
+    slider.press("End")
+    page.wait_for_function("!location.hash.includes('step=0')")
+
+
+def test_the_address_holds_the_state(visit: Callable) -> None:
+    first = visit()
+    page = first.go(place("odds", t=0.35, k=7, at=3))
+    page.get_by_role("slider", name="Top-k").press("ArrowRight")
+    page.wait_for_function("location.hash.includes('k=8')")
+    again = visit().go(page.evaluate("location.hash"))
+    assert again.get_by_role("slider", name="Top-k").input_value() == "8"
+    assert again.locator(".bars").inner_text() == page.locator(".bars").inner_text()
+    assert page.get_by_role("option", selected=True).count() == 1
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_no_view_has_an_accessibility_fault(visit: Callable, colours: str) -> None:
+    item = visit(color_scheme=colours)
+    for view in VIEWS:
+        page = item.go(place(view, off="0.1") if view == "switches" else place(view))
+        found = Axe().run(page).response["violations"]
+        serious = [f for f in found if f["impact"] in ("serious", "critical")]
+        told = [(f["id"], [node["html"][:160] for node in f["nodes"][:3]]) for f in serious]
+        assert not told, (view, told)
+        assert len(re.findall(r"[.!?](?:\s|$)", page.locator(".says").text_content() or "")) == 3, view
+        assert page.locator("[data-check]").count() == 1, view
+
+
+@pytest.mark.parametrize("colours", ["light"])
+def test_a_phone_needs_no_sideways_scroll(visit: Callable, colours: str) -> None:
+    item = visit(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, color_scheme=colours)
+    for view in VIEWS:
+        page = item.go(place(view))
+        over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert over <= 0, view
+        small = page.evaluate(
+            "[...document.querySelectorAll('main button, main select, nav a')]"
+            ".filter((e) => e.offsetParent && e.getBoundingClientRect().height < 24)"
+            ".map((e) => e.outerHTML.slice(0, 90))"
+        )
+        assert not small, (view, small)
+
+
+def test_every_view_is_reached_and_used_by_keyboard(visit: Callable) -> None:
+    """Tab reaches each control; the view is opened with Enter; tokens and maps answer arrow keys."""
+    item = visit()
+    page = item.go(place("write"))
+    for view in VIEWS:
+        page.locator(f'nav a[href="#{view}"]').focus()
+        page.keyboard.press("Enter")
+        item.settle()
+        assert page.evaluate("document.activeElement.id") == "title", view
+        wanted = page.evaluate(
+            "[...document.querySelectorAll('main button, main select, main input, main summary, main [tabindex=\"0\"]')]"
+            ".filter((e) => e.checkVisibility() && !e.disabled && !e.closest('details:not([open]) > :not(summary)')"
+            " && !(e.type === 'radio' && !e.checked)).map((e, i) => (e.dataset.wanted = i)).length"
+        )
+        for _ in range(3 * wanted + 5):
+            page.keyboard.press("Tab")
+            page.evaluate("document.activeElement.dataset.reached = 1")
+            if page.evaluate("document.activeElement.closest('main') === null"):
+                break
+        missed = page.evaluate(
+            "[...document.querySelectorAll('main [data-wanted]:not([data-reached])')].map((e) => e.outerHTML.slice(0, 120))"
+        )
+        assert not missed, (view, missed)
+        if page.locator("[role=listbox]").count():
+            page.locator("[role=listbox] [tabindex='0']").focus()
+            page.keyboard.press("ArrowLeft")
+            page.wait_for_function(
+                "document.querySelector('[role=option][aria-selected=true]') === document.activeElement"
+            )
+            page.keyboard.press("Escape")
+
+
+def test_text_never_becomes_markup(visit: Callable) -> None:
+    for view in VIEWS[:-1]:
+        page = visit().go(f"#{view}?{urlencode({'text': HOSTILE, 'word': HOSTILE[2:30], 'against': HOSTILE})}")
+        assert page.evaluate("window.hit") is None
+        assert page.locator("main img, main script").count() == 0
+        if view != "words":
+            assert "onerror=window.hit=1>" in page.locator("[role=listbox]").inner_text()
+
+
+@pytest.mark.parametrize("view", ["odds", "surprise", "head", "why", "layers", "switches", "words", "heads"])
+def test_the_python_beside_a_view_runs(visit: Callable, view: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    page = visit().go(place(view, step=0, word=" time"))
+    code = page.locator("[data-python]").text_content()
+    assert code
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, view, "exec"), {})
+    told = capsys.readouterr().out
+    shown = page.locator("[data-check]").inner_text()
+    assert "check:" in told
+    if view == "surprise":
+        assert page.locator("figcaption").first.inner_text() in told
+    if view in ("head", "why", "layers", "heads"):
+        assert shown.removeprefix("✓").strip().split(": ")[0] in told
+
+
+def test_a_saved_page_opens_without_a_server(visit: Callable, browser: object, tmp_path: Path) -> None:
+    item = visit()
+    page = item.go(place("surprise"))
+    loss = page.locator("[data-nats]").inner_text()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save as file").click()
+    path = tmp_path / "saved.html"
+    waiting.value.save_as(path)
+    context = item.page.context.browser.new_context(offline=True)
+    alone, errors = context.new_page(), []
+    alone.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    alone.on("pageerror", lambda error: errors.append(str(error)))
+    alone.goto(f"{path.as_uri()}{place('surprise')}")
+    assert alone.locator("[data-nats]").inner_text() == loss
+    for view in ("odds", "heads", "head", "layers", "why", "words", "live"):
+        alone.locator(f'nav a[href="#{view}"]').click()
+        alone.wait_for_timeout(150)
+        assert alone.locator("[role=alert]").count() == 0, (view, alone.locator("[role=alert]").all_inner_texts())
+        assert alone.locator("[data-check]").count() == 1, view
+    context.close()
+    assert errors == []
