@@ -22,6 +22,7 @@ from gpt2.serving.served import ServedModel
 
 _WAITING = 16
 """Questions that may wait; more get status 429."""
+_WORDS = (" dog", " girl", " day", " time", " the")
 _EXAMPLES = (
     "Once upon a time there was a little girl named Lily. She had a red ball.",
     "Tom had a dog. The dog was named Max. One day Tom and",
@@ -196,9 +197,11 @@ def _atlas(looker: Looker, ask: Ask) -> dict[str, Any]:
 
 
 def _neighbours(looker: Looker, ask: Ask) -> Result:
-    if ask.target is None:
-        raise ConfigError("neighbours needs a token")
-    return neighbours(looker.model(ask.snapshot), looker.served.tokenizer, ask.target, ask.k or 12)
+    """Of a token, or of the first usual word that is one."""
+    tokenizer, target = looker.served.tokenizer, ask.target
+    if target is None:
+        target = next((word for word in _WORDS if len(tokenizer.encode(word)) == 1), tokenizer.vocab_size - 1)
+    return neighbours(looker.model(ask.snapshot), tokenizer, target, ask.k or 12)
 
 
 def _continue(looker: Looker, ask: Continue) -> dict[str, Any]:

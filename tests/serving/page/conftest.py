@@ -68,6 +68,14 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def until(page: Page, condition: str, seconds: float = 20.0) -> None:
+    """Wait for a condition in JavaScript; the page's own policy forbids Playwright's way of waiting for one."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(25)
+
+
 class Visit:
     """A page in the browser, and what it should not have done."""
 
@@ -75,6 +83,8 @@ class Visit:
         self.page, self.address = page, address
         self.errors: list[str] = []
         self.outside: list[str] = []
+        self.refusals = False
+        """Whether the server may refuse what is asked here; the browser logs each refusal."""
         page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.route("**/*", self._allow)
@@ -93,9 +103,8 @@ class Visit:
 
     def settle(self) -> Page:
         self.page.wait_for_selector("#title")
-        self.page.wait_for_timeout(150)
-        self.page.wait_for_function("document.querySelector('[aria-busy=true]') === null")
-        self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_timeout(120)
+        until(self.page, "document.querySelector('[aria-busy=true]') === null")
         return self.page
 
 
@@ -105,12 +114,14 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
     visits: list[Visit] = []
 
     def open_page(**options: Any) -> Visit:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **options}
+        )
         visits.append(Visit(context.new_page(), address))
         return visits[-1]
 
     yield open_page
     for item in visits:
         item.page.context.close()
-    assert [item.errors for item in visits if item.errors] == []
+    assert [item.errors for item in visits if item.errors and not item.refusals] == []
     assert [item.outside for item in visits if item.outside] == []

@@ -1,5 +1,7 @@
 """The page in a real Chromium, with no way to the outside: its figures are those of gpt2.inspection."""
 
+import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from gpt2.inspection import ablate, effect, neighbours, run
 from gpt2.serving.looking import Looker
 from gpt2.serving.served import ServedModel
+from tests.serving.page.conftest import until
 
 TEXT = "Once upon a time there was a little dog."
 VIEWS = ("write", "odds", "surprise", "heads", "head", "layers", "why", "switches", "words", "time", "live")
@@ -44,9 +47,9 @@ def test_odds_are_the_softmax_of_the_model_s_logits(visit: Callable, served: Ser
         expected = (logits / temperature).softmax(dim=-1)
     shown = [number(text) for text in page.locator(".bars .value").all_inner_texts()[:10]]
     found = expected.topk(10).values.tolist()
-    assert shown == pytest.approx([percent(p) for p in found], rel=6e-3, abs=1e-4)
+    assert shown == pytest.approx([percent(p) for p in found], rel=6e-3, abs=6e-3)
     entropy = -(expected * expected.clamp(min=1e-300).log()).sum().item()
-    assert number(page.locator("[data-wide]").inner_text()) == pytest.approx(torch.tensor(entropy).exp(), abs=6e-3)
+    assert number(page.locator("[data-wide]").inner_text()) == pytest.approx(math.exp(entropy), abs=6e-3)
     assert "agrees with the model's" in page.locator("[data-check]").inner_text()
 
 
@@ -56,7 +59,9 @@ def test_top_p_and_top_k_keep_what_the_sampler_keeps(visit: Callable, served: Se
     first = p.sort(descending=True).values[:50]
     kept = int((first.cumsum(0) - first < 0.6 * first.sum()).sum())
     assert number(page.locator("[data-kept]").inner_text()) == kept
-    assert number(page.locator("[data-cut]").inner_text()) == pytest.approx(100 * (1 - first[:kept].sum()), rel=6e-3)
+    assert number(page.locator("[data-cut]").inner_text()) == pytest.approx(
+        100 * float(1 - first[:kept].sum()), rel=6e-3
+    )
 
 
 def test_surprise_and_head_and_lens_and_why_show_the_inspection_s_figures(visit: Callable, served: ServedModel) -> None:
@@ -98,11 +103,11 @@ def test_switches_and_words_show_the_inspection_s_figures(visit: Callable, serve
     page = visit().go(place("switches"))
     page.get_by_role("button", name="Head 0.1", exact=True).click()
     page.get_by_role("button", name="MLP of layer 1").press("Enter")
-    page.wait_for_function("document.querySelectorAll('.switch[aria-pressed=false]').length === 2")
-    page.wait_for_function("document.querySelector('[data-change]')?.textContent !== 'none'")
+    until(page, "document.querySelectorAll('.switch[aria-pressed=false]').length === 2")
+    until(page, "document.querySelector('[data-change]')?.textContent !== 'none'")
     parts = [ablate(head=(0, 1)), ablate(mlp=1)]
     mine = effect(served.model, served.tokenizer, TEXT, parts, Looker(served).texts())
-    page.wait_for_function(f"document.querySelector('[data-after]').textContent.trim() === '{mine.loss_after:.3f}'")
+    until(page, f"document.querySelector('[data-after]').textContent.trim() === '{mine.loss_after:.3f}'")
     assert number(page.locator("[data-change]").inner_text()) == pytest.approx(
         mine.loss_after - mine.loss_before, abs=6e-4
     )
@@ -118,7 +123,7 @@ def test_writing_streams_agrees_with_the_inspection_and_branches(visit: Callable
     page = visit().go(place("write", n=20, t=1))
     page.get_by_role("button", name="Write", exact=True).click()
     page.get_by_role("button", name="Write on").wait_for()
-    page.wait_for_function("document.querySelector('[data-check]')?.textContent.includes('what the stream said')")
+    until(page, "document.querySelector('[data-check]')?.textContent.includes('what the stream said')")
     assert "✓" in page.locator("[data-check]").inner_text()
     written = page.locator("[role=listbox]").inner_text()
     assert len(written) > len(TEXT)
@@ -128,6 +133,7 @@ def test_writing_streams_agrees_with_the_inspection_and_branches(visit: Callable
     other = page.locator(".bars button").filter(has_not=page.locator(".marked")).nth(1)
     before = "".join(page.get_by_role("option").all_inner_texts()[:4])
     other.click()
+    until(page, f"document.querySelector('[role=listbox]').innerText !== {json.dumps(written)}")
     page.get_by_role("button", name="Write on").wait_for()
     after = page.locator("[role=listbox]").inner_text()
     assert after.startswith(before)
@@ -139,22 +145,22 @@ def test_the_time_machine_moves_every_view(visit: Callable, served: ServedModel)
     finished = page.locator("[data-nats]").inner_text()
     slider = page.locator("[data-scrubber]")
     slider.press("Home")
-    page.wait_for_function(f"document.querySelector('[data-nats]').textContent !== '{finished}'")
+    until(page, f"document.querySelector('[data-nats]').textContent !== '{finished}'")
     first = run(Looker(served).model(0), served.tokenizer, TEXT)
     assert number(page.locator("[data-nats]").inner_text()) == pytest.approx(first.loss, abs=6e-5)
-    page.wait_for_function("location.hash.includes('step=0')")
+    until(page, "location.hash.includes('step=0')")
     page.get_by_role("link", name="Time machine").click()
     page.locator("[data-bits]").wait_for()
     assert float(page.locator("[data-bits]").get_attribute("data-bits") or 0) == pytest.approx(first.loss, rel=1e-5)
     slider.press("End")
-    page.wait_for_function("!location.hash.includes('step=0')")
+    until(page, "!location.hash.includes('step=0')")
 
 
 def test_the_address_holds_the_state(visit: Callable) -> None:
     first = visit()
     page = first.go(place("odds", t=0.35, k=7, at=3))
     page.get_by_role("slider", name="Top-k").press("ArrowRight")
-    page.wait_for_function("location.hash.includes('k=8')")
+    until(page, "location.hash.includes('k=8')")
     again = visit().go(page.evaluate("location.hash"))
     assert again.get_by_role("slider", name="Top-k").input_value() == "8"
     assert again.locator(".bars").inner_text() == page.locator(".bars").inner_text()
@@ -215,15 +221,15 @@ def test_every_view_is_reached_and_used_by_keyboard(visit: Callable) -> None:
         if page.locator("[role=listbox]").count():
             page.locator("[role=listbox] [tabindex='0']").focus()
             page.keyboard.press("ArrowLeft")
-            page.wait_for_function(
-                "document.querySelector('[role=option][aria-selected=true]') === document.activeElement"
-            )
+            until(page, "document.querySelector('[role=option][aria-selected=true]') === document.activeElement")
             page.keyboard.press("Escape")
 
 
 def test_text_never_becomes_markup(visit: Callable) -> None:
     for view in VIEWS[:-1]:
-        page = visit().go(f"#{view}?{urlencode({'text': HOSTILE, 'word': HOSTILE[2:30], 'against': HOSTILE})}")
+        item = visit()
+        item.refusals = True  # this is no single token
+        page = item.go(f"#{view}?{urlencode({'text': HOSTILE, 'word': HOSTILE[2:30], 'against': HOSTILE})}")
         assert page.evaluate("window.hit") is None
         assert page.locator("main img, main script").count() == 0
         if view != "words":

@@ -23,22 +23,22 @@ def test_a_watched_run_is_served_and_the_same(tmp_path: Path, run_folder: Path) 
     """The watching process serves the page and the growing record, then ends; the weights are those of no watching."""
     out = tmp_path / "tiny"
     environment = {**os.environ, "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
-    training = subprocess.Popen(
-        [sys.executable, "-m", "gpt2", *TRAIN, "--out", str(out), "--watch"],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
-    )  # fmt: skip
-    assert training.stderr is not None
-    address = ""
-    for line in training.stderr:
-        if found := re.search(r"watch it learn: (http://127\.0\.0\.1:\d+)/#live", line):
-            address = found[1]
-            break
-    with urllib.request.urlopen(f"{address}/", timeout=20) as page:
-        assert b'id="app"' in page.read()
-    with urllib.request.urlopen(f"{address}/api/model", timeout=20) as answer:
-        assert json.load(answer)["mode"] == "watch"
-    training.stderr.read()  # until both processes have ended
-    assert training.wait(timeout=60) == 0
+    command = [sys.executable, "-m", "gpt2", *TRAIN, "--out", str(out), "--watch"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    ) as training:
+        assert training.stderr is not None
+        address = ""
+        for line in training.stderr:
+            if found := re.search(r"watch it learn: (http://127\.0\.0\.1:\d+)/#live", line):
+                address = found[1]
+                break
+        with urllib.request.urlopen(f"{address}/", timeout=20) as page:
+            assert b'id="app"' in page.read()
+        with urllib.request.urlopen(f"{address}/api/model", timeout=20) as answer:
+            assert json.load(answer)["mode"] == "watch"
+        training.stderr.read()  # until both processes have ended
+        assert training.wait(timeout=60) == 0
     assert (out / "model.safetensors").read_bytes() == (run_folder / "model.safetensors").read_bytes()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{address}/", timeout=5)

@@ -11,7 +11,7 @@ function questions(): (Question | null)[] {
   const list: (Question | null)[] = [
     { path: "api/model" }, { path: "api/history" }, look("surprise"), look("api/logits", { position, k: 60 }),
     look("api/atlas"), look("lens", { k: 3 }), look("attribution", { position, unit: page.unit }),
-    look("kinds"), { path: "api/look/words", body: { k: 200, ...snapshot() } }, { path: "api/look/neighbours", body: { target: page.word, k: 12, ...snapshot() } },
+    look("kinds"), { path: "api/look/words", body: { k: 200, ...snapshot() } }, { path: "api/look/neighbours", body: { ...(page.word && { target: page.word }), k: 12, ...snapshot() } },
   ];
   for (let layer = 0; layer < Math.min(layers, 4); layer++)
     for (let head = 0; head < Math.min(heads, 4); head++) {

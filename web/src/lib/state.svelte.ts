@@ -37,7 +37,8 @@ const defaults = {
   against: "",
   off: "",
   how: "zero",
-  word: " dog",
+  /** With its leading space; empty: the server chooses one. */
+  word: "",
   hideFirst: false,
 };
 
