@@ -40,8 +40,8 @@ def watched(folder: str) -> Iterator[None]:
         raise MissingExtraError(f"--watch needs {' and '.join(missing)}: pip install 'gpt2-from-scratch[serve]'")
     command = [sys.executable, "-m", "gpt2.serving.watch", folder]
     # It ends when its standard input does, so that it outlives no training, however suddenly that ends.
-    own = {"start_new_session": True} if os.name != "nt" else {}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, **own)
+    # A session of its own: Ctrl-C is for the training.
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
