@@ -55,7 +55,7 @@ def fields(number: int, model: str, stream: bool = True) -> dict[str, Any]:
     """Request `number` of a load; one in eight starts alike."""
     return {
         "model": model, "prompt": PROMPTS[number % len(PROMPTS)], "max_tokens": NEW_TOKENS, "temperature": 0.8,
-        "seed": number % 64, "stream": stream, "ignore_eos": True,
+        "seed": number % 64, "stream": stream,
     }  # fmt: skip
 
 
@@ -238,17 +238,8 @@ def main() -> None:
         asyncio.run(ours(9411, pid, folder.name, options.seconds, options.soak, tokenizer))
         show("gpt2 serve", asyncio.run(load(9411, folder.name, options.streams, options.seconds, None, tokenizer)))
     if options.transformers:
-        command = [
-            options.transformers,
-            "-m",
-            "transformers.cli.transformers",
-            "serve",
-            "--port",
-            "9412",
-            "--device",
-            "cpu",
-        ]
-        with process([*command, "--continuous-batching"], 9412, HF_HUB_OFFLINE="1"):
+        command = [options.transformers, "serve", "--port", "9412", "--device", "cpu"]
+        with process(command, 9412, HF_HUB_OFFLINE="1"):
             show(
                 "transformers serve",
                 asyncio.run(load(9412, str(folder), options.streams, options.seconds, None, tokenizer)),
