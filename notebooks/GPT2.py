@@ -165,6 +165,7 @@ plt.rcParams.update(
         "legend.frameon": False,
     }
 )
+plt.close(plt.figure())  # wakes Jupyter's way of showing figures
 
 
 def heat(axes, matrix: Tensor, title: str = "", top: float = 1.0, labels: list[str] | None = None):
@@ -1928,7 +1929,7 @@ left.legend()
 right.plot(divergence(whole, one_by_one).clamp(min=0), color=BLUE, label="right position")
 right.plot(harm, color=ORANGE, label="position 0 for each new token")
 right.axvline(prompt_length - 0.5, color=GREY, linestyle=":", linewidth=1)
-right.annotate("prompt ends", (prompt_length, harm.max().item()), fontsize=8, color=MUTED, va="top")
+right.annotate("prompt", (prompt_length - 1, 0.5 * harm.max().item()), fontsize=8, color=MUTED, ha="right")
 right.set(xlabel="position", ylabel="divergence from the model\nwithout a cache (nats)", title="The offset bug")
 right.set_ylim(0, 1.45 * harm.max().item())
 right.legend(loc="upper left", fontsize=8)
