@@ -1309,7 +1309,7 @@ check(
 # *Forgotten*:
 # input and target are the same. *Done twice*: data and model both shift.
 #
-# **Predict.** Three small models are trained for a few dozen steps: one right, one with each mistake. Whose training
+# **Predict.** Three small models are trained for a few hundred steps: one right, one with each mistake. Whose training
 # loss will look best? Which will look merely a little worse than it should, so that nobody notices?
 
 
@@ -1358,7 +1358,7 @@ def smooth(values: list[float]) -> list[float]:
 
 
 pupils = {
-    name: train_small(120, descend, shift)
+    name: train_small(240, descend, shift)
     for name, shift in {"shifted once (right)": 1, "not shifted": 0, "shifted twice": 2}.items()
 }
 figure, axes = plt.subplots(figsize=(7, 3.2))

@@ -155,7 +155,10 @@ def test_model_folder_with_a_damaged_or_mismatched_file(refused: Refused, model:
     whole = weights.read_bytes()
     for content in (whole[:-100], whole[:50], b"", b"\xff" * 200):
         weights.write_bytes(content)
-        assert "model.safetensors is damaged" in refused("generate", tmp_path / "m", "Once")
+        assert "model.safetensors is not what the run wrote" in refused("generate", tmp_path / "m", "Once")
+    (tmp_path / "m/training/manifest.json").unlink()  # as in a folder from elsewhere
+    weights.write_bytes(whole[:-100])
+    assert "model.safetensors is damaged" in refused("generate", tmp_path / "m", "Once")
     weights.write_bytes(whole)
     config = tmp_path / "m" / "config.json"
     stored = json.loads(config.read_text())
