@@ -33,12 +33,15 @@ class Slots:
     def __init__(self, model: Any, count: int, stretch: int = 64) -> None:
         config, weight = model.config, model.transformer.wte.weight
         self.count, self.stretch, self._model = count, stretch, model
-        # One column to spare: slots a power of two apart would all fall into the same few places of the caches.
-        shape = (config.num_layers, count + 1, config.context_length + 1, config.num_heads, config.head_dim)
+        compiled = not why_plain(model)
+        # Compiled, one column to spare: slots a power of two apart would all fall into few places of the caches.
+        # Else a multiple of 16: PyTorch rounds rows that begin between two vectors otherwise than those at one.
+        columns = config.context_length + 1 if compiled else -(-config.context_length // 16) * 16
+        shape = (config.num_layers, count + 1, columns, config.num_heads, config.head_dim)
         dtype = model.compute_dtype or weight.dtype
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
         self._step: SlotStep | None = None
-        if not why_plain(model):
+        if compiled:
             self._step = SlotStep(packed_weights(model), self.keys, self.values, count + stretch)
         else:
             self.stretch = config.context_length
