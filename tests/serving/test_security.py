@@ -116,13 +116,14 @@ def test_no_page_of_another_origin(server: Running) -> None:
 
 
 def test_bodies_are_bounded(server: Running) -> None:
-    large = b'{"prompt": "' + b"a" * 2**20 + b'"}'
-    assert server.ask("POST", "/v1/completions", large)[0] == 413
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    # Nothing is sent that the server does not read before it answers: it closes, and the system would cut the answer.
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+    answers = [raw(server.port, head + b"Content-Length: %d\r\n\r\n" % (2**20 + 1))]
     chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
-    answer = raw(server.port, head + chunk * 17 + b"0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"body_too_large" in answer
+    answers.append(raw(server.port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 16 + b"1\r\na\r\n"))
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"body_too_large" in answer
     for length in (b"-5", b"99999999999999999999999", b"1e3", b"0x10"):
         answer = raw(
             server.port, b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + length + b"\r\n\r\n{}"
