@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from gpt2 import native
 from gpt2.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -63,7 +64,7 @@ def examine(device: str = "auto", dtype: str = "auto", threads: int | None = Non
     reasons = [f"device {chosen}: {why}"]
     if chosen.type == "cpu":
         keep_freed_memory()
-        reasons.append(_set_threads(threads))
+        reasons += [_set_threads(threads), _operations()]
     if dtype != "auto":
         flops = matmul_speed(chosen, _DTYPES[dtype])
         reasons.append(f"{dtype}: asked for")
@@ -113,6 +114,13 @@ def _set_threads(threads: int | None) -> str:
         return f"1 thread: measured {together / alone:.1f} times as fast as {own}; the machine is busy with other work"
     torch.set_num_threads(own)
     return f"{_count(own)}: measured {alone / together:.1f} times as fast as one"
+
+
+def _operations() -> str:
+    library, obstacle = native.library()
+    if library is None:
+        return f"attention, GELU and the loss by PyTorch, which takes longer: {obstacle}"
+    return "attention, GELU and the loss by operations compiled here"
 
 
 def _count(threads: int) -> str:

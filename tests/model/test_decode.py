@@ -93,13 +93,13 @@ def test_greedy_ids_equal_those_without(model: GPT2, monkeypatch: pytest.MonkeyP
     context = torch.tensor([[1, 2, 3], [4, 5, 6]])
     fast = model.generate(context, 60, temperature=0)  # slides once
     monkeypatch.setenv("GPT2_NATIVE", "0")
-    native.library.cache_clear()
+    native._found.cache_clear()
     try:
         assert decode.why_plain(model) == "GPT2_NATIVE=0"
         assert torch.equal(fast, model.generate(context, 60, temperature=0))
     finally:
         monkeypatch.undo()
-        native.library.cache_clear()
+        native._found.cache_clear()
 
 
 @pytest.mark.parametrize("change", ["in place", "through .data", "another type"])
@@ -142,7 +142,7 @@ def test_without_a_working_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     broken.write_text("#!/bin/sh\ntest \"$1\" = --version || { echo 'error: it is broken' >&2; exit 1; }\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    native.library.cache_clear()
+    native._found.cache_clear()
     try:
         library, reason = native.library()
         assert library is None
@@ -150,4 +150,4 @@ def test_without_a_working_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert list((tmp_path / "native").iterdir()) == []
     finally:
         monkeypatch.undo()
-        native.library.cache_clear()
+        native._found.cache_clear()

@@ -40,6 +40,11 @@ class Segments:
         """(tokens,) long: 0, 1, 2, ... from the start of each document."""
         return torch.cat([torch.arange(length) for length in self.lengths])
 
+    @cached_property
+    def starts(self) -> Tensor:
+        """(documents + 1,) long: where each document begins, then where the last one ends."""
+        return torch.tensor([0, *itertools.accumulate(self.lengths)])
+
     def same(self, batch: int) -> Tensor:
         """(B, 1, T, T) bool: true where two tokens of a row belong to one document."""
         ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).view(batch, -1)

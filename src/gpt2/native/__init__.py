@@ -3,6 +3,7 @@
 Nothing needs it: whoever calls it has a way without. Loaded by ctypes, so it is tied to no version of Python or torch.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -21,18 +23,47 @@ from gpt2.files import cache_folder
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
 _SECONDS = 120
 
+_Pointer, _Int, _Float, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double
+
+# Of each function its result's type, then its arguments'.
+_FUNCTIONS = {
+    "gpt2_step": (None, _Pointer, _Pointer),
+    "gpt2_sample": (_Int, _Pointer, _Pointer, _Int, _Float, _Int, _Double, _Float, _Double),
+    "gpt2_sample_rows": (None, _Pointer, _Int, _Pointer, _Int, _Int, _Pointer, _Pointer),
+    "gpt2_attention": (None, _Pointer),
+    "gpt2_gelu": (None, _Pointer, _Pointer, _Pointer, _Int, _Int, _Int),
+    "gpt2_cross_entropy": (None, _Pointer, _Pointer, _Pointer, _Int, _Int, _Int, _Int),
+}
+
 LANES = 16
 """Numbers in one vector of the C++ code; sizes are rounded up to it."""
 
 Library = ctypes.CDLL
 
 
-@functools.cache
+_refusals: list[str] = []
+
+
 def library() -> tuple[ctypes.CDLL | None, str]:
-    """(the library, "") or (None, why there is none). The first call on a machine compiles, about two seconds.
+    """(the library, "") or (None, why there is none). The first call on a machine compiles, some five seconds.
 
     `CXX` names another compiler; `GPT2_NATIVE=0` forbids it.
     """
+    return (None, _refusals[-1]) if _refusals else _found()
+
+
+@contextlib.contextmanager
+def refused(reason: str) -> Iterator[None]:
+    """Within this there is no library: a run that was trained without it goes on without it."""
+    _refusals.append(reason)
+    try:
+        yield
+    finally:
+        _refusals.remove(reason)
+
+
+@functools.cache
+def _found() -> tuple[ctypes.CDLL | None, str]:
     if sys.byteorder != "little":
         return None, "the processor is big-endian"
     if os.environ.get("GPT2_NATIVE") == "0":
@@ -56,7 +87,7 @@ def _built(compiler: str) -> Path:
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            logging.getLogger(__name__).warning("building the fast decoding step, once on this machine: some seconds")
+            logging.getLogger(__name__).warning("compiling fast operations for this processor, once: some seconds")
             for name, content in sources.items():
                 Path(folder, name).write_bytes(content)
             # Whole or not there at all, also when two processes build at once.
@@ -86,18 +117,9 @@ def _instructions() -> str:
 
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    library.gpt2_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    library.gpt2_step.restype = None
-    library.gpt2_sample.argtypes = [
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-        ctypes.c_float, ctypes.c_int64, ctypes.c_double, ctypes.c_float, ctypes.c_double,
-    ]  # fmt: skip
-    library.gpt2_sample.restype = ctypes.c_int64
-    library.gpt2_sample_rows.argtypes = [
-        ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
-        ctypes.c_void_p, ctypes.c_void_p,
-    ]  # fmt: skip
-    library.gpt2_sample_rows.restype = None
+    for name, (result, *arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     return library
 
 

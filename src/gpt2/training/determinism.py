@@ -1,6 +1,14 @@
 """The same run gives the same bits."""
 
+import contextlib
+from contextlib import AbstractContextManager
+
 import torch
+
+from gpt2 import native
+from gpt2.checkpoint.store import Checkpoint
+from gpt2.device import Machine
+from gpt2.errors import CheckpointError
 
 
 class Deterministic:
@@ -14,3 +22,25 @@ class Deterministic:
 
     def __exit__(self, *_: object) -> None:
         torch.use_deterministic_algorithms(self.before)
+
+
+def uses_native(machine: Machine) -> bool:
+    """Whether training there runs operations compiled from C++: only on CPUs, and only where they could be built."""
+    return machine.device.type == "cpu" and native.library()[0] is not None
+
+
+def same_operations(machine: Machine, checkpoint: Checkpoint | None) -> AbstractContextManager[None]:
+    """Within this, a resumed run has the operations that it had before: others differ in the last bits.
+
+    Raises:
+        CheckpointError: it had compiled ones, and there are none here.
+    """
+    before = uses_native(machine) if checkpoint is None else checkpoint.state.get("native", False)
+    if before == uses_native(machine):
+        return contextlib.nullcontext()
+    if before:
+        raise CheckpointError(
+            f"the run was trained with compiled operations, and here there are none: {native.library()[1]}. Others "
+            f"would not give the same bits. Resume it where it was trained, or begin anew from its weights with --from"
+        )
+    return native.refused("the run was begun without compiled operations, and goes on without them")

@@ -26,7 +26,7 @@ from gpt2.tokenizer import Tokenizer
 from gpt2.training import inputs
 from gpt2.training.averaging import WeightAverage
 from gpt2.training.compiling import compile_if
-from gpt2.training.determinism import Deterministic
+from gpt2.training.determinism import Deterministic, same_operations, uses_native
 from gpt2.training.distributed import Processes, launch_name
 from gpt2.training.finish import finish, sample_text, validate
 from gpt2.training.guard import Guard
@@ -135,7 +135,7 @@ class Session:
             self.validation.state = checkpoint.state["validation"]
             self.guard.load_state_dict(checkpoint.state["guard"])
         aborted, failed = False, True
-        with requests, Deterministic():
+        with requests, Deterministic(), self.operations:
             snapshots = Snapshots(self.folder, self.model, self.average, self.settings.run.snapshots, bar.say)
             snapshots.begin(self.trainer)
             self.trainer.hooks = [bar, self.guard, self.validation, snapshots, self.saving, requests, *extra_hooks]
@@ -156,6 +156,7 @@ class Session:
     def _begin(self) -> Checkpoint | None:
         """The checkpoint to go on from, restored; or a folder made ready."""
         checkpoint = self.state.restore(self._note) if self.settings.run.resume else None
+        self.operations = same_operations(self.plan.machine, checkpoint)
         if checkpoint is not None:
             self.say(f"  {'resumed':<9} at step {checkpoint.step:,} from {checkpoint.path}")
         if self.processes.is_main:
@@ -187,7 +188,10 @@ class Session:
 
     def _contents(self) -> Contents:
         return self.state.contents(
-            validation=dict(self.validation.state), guard=self.guard.state_dict(), compiled=self.compiled
+            validation=dict(self.validation.state),
+            guard=self.guard.state_dict(),
+            compiled=self.compiled,
+            native=uses_native(self.plan.machine),
         )
 
     def _saving(self, requests: Requests, bar: Progress) -> Saving:

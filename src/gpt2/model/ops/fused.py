@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, cpu_gelu, reference
+from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, cpu_native, reference
 from gpt2.model.segments import Segments
 
 # Logits alive at once in the loss: on a CPU few enough to stay in its cache.
@@ -43,8 +43,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, tap: Tap
 
 def gelu(x: Tensor) -> Tensor:
     """See `reference.gelu`."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _trains(x):
-        return cpu_gelu.gelu(x)
+    if _trains(x) and cpu_native.suits(x):
+        return cpu_native.gelu(x)
     return F.gelu(x, approximate="tanh")
 
 
@@ -69,6 +69,8 @@ def attention(
     whole = mask is None and queries == keys
     if whole and _suits_cpu_attention(q, segments):
         return cpu_attention.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]), dropout)
+    if whole and dropout == 0.0 and _trains(q) and cpu_native.suits(q):
+        return cpu_native.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]))
     if whole and segments is not None:
         return _packed_attention(q, k, v, segments, dropout)
     if mask is None and not whole and queries > 1:
@@ -82,7 +84,7 @@ def _suits_cpu_attention(q: Tensor, segments: Segments | None) -> bool:
 
 
 def _trains(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
+    return x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _scaled_dot_product(
@@ -140,18 +142,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         size = max(1, _LOSS_LOGITS.get(x.device.type, 2**24) // w.shape[0])
         for start in range(0, x.shape[0], size):
             rows = slice(start, start + size)
-            logits, target = F.linear(x[rows], w), targets[rows].unsqueeze(-1)
-            counted, target = target != IGNORED, target.clamp(min=0)
-            share = torch.softmax(logits, dim=-1)
-            # The likeliest token's share is never tiny, so its logarithm is exact enough for the sum of all.
-            log_total = logits.amax(-1, keepdim=True).float() - share.amax(-1, keepdim=True).float().log()
-            total += torch.where(counted, log_total - logits.gather(-1, target).float(), 0.0).sum()
+            losses, slope = _losses_and_slope(F.linear(x[rows], w), targets[rows])
+            total += losses.sum()
             if grad_x is not None and grad_w is not None:
-                slope = share.scatter_add_(-1, target, share.new_full((), -1.0).expand_as(target))
-                if not counted.all():
-                    slope *= counted
                 torch.mm(slope, w, out=grad_x[rows])
-                grad_w += slope.T @ x[rows]
+                if slope.dtype == grad_w.dtype:
+                    grad_w.addmm_(slope.T, x[rows])
+                else:
+                    grad_w += slope.T @ x[rows]
         ctx.save_for_backward(grad_x, grad_w)
         ctx.weight_dtype = weight.dtype
         return total
@@ -161,3 +159,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (grad,) = grads
         grad_x, grad_w = ctx.saved_tensors
         return grad_x * grad.to(grad_x.dtype), (grad_w * grad).to(ctx.weight_dtype), None
+
+
+def _losses_and_slope(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row of logits (N, V): its loss, fp32, and the gradient of it, which takes the logits' memory."""
+    if cpu_native.suits(logits):
+        losses = torch.empty(len(logits), dtype=torch.float32)
+        cpu_native.cross_entropy_(logits, targets, losses)
+        return losses, logits
+    target = targets.unsqueeze(-1)
+    counted, target = target != IGNORED, target.clamp(min=0)
+    share = torch.softmax(logits, dim=-1)
+    # The likeliest token's share is never tiny, so its logarithm is exact enough for the sum of all.
+    log_total = logits.amax(-1, keepdim=True).float() - share.amax(-1, keepdim=True).float().log()
+    losses = torch.where(counted, log_total - logits.gather(-1, target).float(), 0.0)
+    slope = share.scatter_add_(-1, target, share.new_full((), -1.0).expand_as(target))
+    return losses, slope if counted.all() else slope * counted
