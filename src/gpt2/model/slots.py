@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpt2.model.kv_cache import LayerCache
 from gpt2.model.ops.decode import packed_weights, why_plain
-from gpt2.model.ops.step import SlotStep
+from gpt2.model.ops.step import Arena, SlotStep
 
 Numbers = NDArray[np.int64]
 
@@ -42,6 +42,9 @@ class Slots:
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
         self._step: SlotStep | None = None
         if compiled:
+            # Each step reads all that is stored: in pages of 4 kB a third of it goes for looking up their addresses.
+            arena = Arena(2 * self.keys.nbytes)
+            self.keys, self.values = arena.keep(self.keys), arena.keep(self.values)
             self._step = SlotStep(packed_weights(model), self.keys, self.values, count + stretch)
         else:
             self.stretch = config.context_length

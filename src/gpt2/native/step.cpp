@@ -15,7 +15,8 @@
 namespace {
 
 constexpr int PANEL = 32;
-constexpr int ROWS = 8;    // sequences that share one reading of a panel
+constexpr int HALF = PANEL / 2;
+constexpr int ROWS = REGISTERS / 4;  // sequences that share one reading of a panel: their sums take half the registers
 constexpr int SPARE = 16;  // between rows of room, lest eight of them meet in one set of the cache
 
 // x Phi(x) by GPT-2's formula: 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)).
@@ -74,40 +75,49 @@ void layer_norm(const float* x, Norm norm, float* y, int64_t d) {
     store(y + i, (load(x + i) - mean) * scale * load(norm.weight + i) + load(norm.bias + i));
 }
 
-// Two rows of a panel, w[row][half]. Narrow weights lie interleaved, so that shifts of whole words part them.
-void two_rows(const float* p, Floats w[2][2]) {
-  for (int i = 0; i < 4; i++) w[i / 2][i % 2] = load(p + i * LANES);
+// Two rows of a panel, w[row][half]: LANES columns from `at`, and from `at` + 16. Narrow weights lie interleaved, so that
+// shifts of whole words part them.
+void two_rows(const float* p, int at, Floats w[2][2]) {
+  for (int i = 0; i < 4; i++) w[i / 2][i % 2] = load(p + i * HALF + at);
 }
-void two_rows(const uint16_t* p, Floats w[2][2]) {
+void two_rows(const uint16_t* p, int at, Floats w[2][2]) {
   for (int row = 0; row < 2; row++) {
-    Words pair = read<Words>(p + row * PANEL);
+    Words pair = read<Words>(p + row * PANEL + 2 * at);
     w[row][0] = (Floats)(pair << 16), w[row][1] = (Floats)(pair & 0xffff0000u);
   }
 }
-void two_rows(const int8_t* p, Floats w[2][2]) {
-  Ints four = read<Ints>(p);
+void two_rows(const int8_t* p, int at, Floats w[2][2]) {
+  Ints four = read<Ints>(p + 4 * at);
   w[0][0] = __builtin_convertvector(four << 24 >> 24, Floats), w[0][1] = __builtin_convertvector(four << 16 >> 24, Floats);
   w[1][0] = __builtin_convertvector(four << 8 >> 24, Floats), w[1][1] = __builtin_convertvector(four >> 24, Floats);
 }
 
-// One panel times R rows of x. For few rows even and odd terms are summed apart: additions need not wait for each other.
+// One panel times R rows of x. For few rows the terms are dealt to several sums: additions need not wait for each other.
 template <int R, class W>
 void multiply(const float* x, const W* panel, int64_t inner, float out[ROWS][PANEL]) {
-  constexpr int CHAINS = R < 4 ? 2 : 1;
-  Floats sum[CHAINS][R][2] = {};
-  for (int64_t i = 0; i < inner; i += 2) {
-    Floats w[2][2];
-    two_rows(panel + i * PANEL, w);
+  constexpr int CHAINS = R < 4 ? 4 / R : 1;
+  for (int at = 0; at < HALF; at += LANES) {
+    Floats sum[CHAINS][R][2] = {};
+    for (int64_t i = 0; i < inner; i += 4)
 #pragma GCC unroll 2
-    for (int odd = 0; odd < 2; odd++)
+      for (int pair = 0; pair < 4; pair += 2) {
+        Floats w[2][2];
+        two_rows(panel + (i + pair) * PANEL, at, w);
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; odd++)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++)
+          for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) sum[odd % CHAINS][r][half] += x[r * (inner + SPARE) + i + odd] * w[odd][half];
+            for (int half = 0; half < 2; half++)
+              sum[(pair + odd) % CHAINS][r][half] += x[r * (inner + SPARE) + i + pair + odd] * w[odd][half];
+      }
+    for (int r = 0; r < R; r++)
+      for (int half = 0; half < 2; half++) {
+        Floats y = sum[0][r][half];
+        for (int chain = 1; chain < CHAINS; chain++) y += sum[chain][r][half];
+        store(out[r] + half * HALF + at, y);
+      }
   }
-  for (int r = 0; r < R; r++)
-    for (int half = 0; half < 2; half++)
-      store(out[r] + half * LANES, CHAINS == 1 ? sum[0][r][half] : sum[0][r][half] + sum[CHAINS - 1][r][half]);
 }
 
 // finish(row, first column, 16 values) takes each piece of x W + b.
@@ -120,9 +130,9 @@ void product(const Matrix& m, const float* x, int64_t batch, int part, int parts
       float out[ROWS][PANEL];
       const float* from = x + row * (m.rows + SPARE);
       int64_t left = batch - row;
-      rows = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-      if (rows == 8) multiply<8>(from, panel, m.rows, out);
-      if (rows == 4) multiply<4>(from, panel, m.rows, out);
+      rows = left >= ROWS ? ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      if (rows == ROWS) multiply<ROWS>(from, panel, m.rows, out);
+      if (rows == 4 && ROWS > 4) multiply<4>(from, panel, m.rows, out);
       if (rows == 2) multiply<2>(from, panel, m.rows, out);
       if (rows == 1) multiply<1>(from, panel, m.rows, out);
       for (int64_t r = 0; r < rows; r++)
@@ -136,34 +146,59 @@ void product(const Matrix& m, const float* x, int64_t batch, int part, int parts
   }
 }
 
+// z = sum over s of weights[s] values[s], for V vectors of numbers; even and odd terms apart.
+template <int V, class C>
+void weigh(const float* weights, const C* values, int64_t count, int64_t stride, float* z) {
+  Floats sum[2][V] = {};
+  for (int64_t s = 0; s + 1 < count; s += 2)
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; odd++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) sum[odd][v] += weights[s + odd] * load(values + (s + odd) * stride + v * LANES);
+  for (int v = 0; v < V; v++) {
+    if (count % 2) sum[0][v] += weights[count - 1] * load(values + (count - 1) * stride + v * LANES);
+    store(z + v * LANES, sum[0][v] + sum[1][v]);
+  }
+}
+
 // softmax(q k^T / sqrt(d)) v of one head of one row. All keys and values of this step are in the cache already.
 template <class C>
 void attend(const Model& m, const Layer& layer, const Rows& rows, int64_t row, int64_t head, float* scores) {
-  int64_t d = m.d_model / m.heads, now = rows.columns[row], first = rows.first[row];
-  const float* q = m.queries + row * m.d_model + head * d;
-  const C* keys = (const C*)layer.keys + rows.slots[row] * m.context * m.d_model + head * d;
-  const C* values = (const C*)layer.values + rows.slots[row] * m.context * m.d_model + head * d;
-  float scale = 1.0f / std::sqrt((float)d), peak = -INFINITY;
-  for (int64_t s = first; s <= now; s++) {
-    Floats sum{};
-    for (int64_t i = 0; i < d; i += LANES) sum += load(q + i) * load(keys + s * m.d_model + i);
-    scores[s - first] = total(sum) * scale;
-    peak = scores[s - first] > peak ? scores[s - first] : peak;
+  int64_t d = m.d_model / m.heads, stride = m.d_model, first = rows.first[row], count = rows.columns[row] + 1 - first;
+  int64_t start = (rows.slots[row] * m.context + first) * stride + head * d;
+  const float* q = m.queries + row * stride + head * d;
+  const C *keys = (const C*)layer.keys + start, *values = (const C*)layer.values + start;
+  Floats scale = Floats{} + 1.0f / std::sqrt((float)d), peaks = Floats{} - INFINITY, sums{};
+  for (int64_t s = 0; s < count; s += 4) {
+    Floats sum[4] = {};
+    for (int64_t i = 0; i < d; i += LANES)
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < 4; j++)  // beyond the last key the last one again: what lies there may be no number
+        sum[j] += load(q + i) * load(keys + (s + j < count ? s + j : count - 1) * stride + i);
+    Four four = totals(sum);
+    std::memcpy(scores + s, &four, sizeof four);
   }
-  int64_t count = now + 1 - first, whole = (count + LANES - 1) / LANES * LANES;
+  int64_t whole = (count + LANES - 1) / LANES * LANES;
   for (int64_t s = count; s < whole; s++) scores[s] = -INFINITY;
-  Floats sums{};
+  for (int64_t s = 0; s < whole; s += LANES) {
+    Floats x = load(scores + s) * scale;
+    store(scores + s, x);
+    peaks = x > peaks ? x : peaks;
+  }
+  float peak = peaks[0];
+  for (int i = 1; i < LANES; i++) peak = peaks[i] > peak ? peaks[i] : peak;
   for (int64_t s = 0; s < whole; s += LANES) {
     Floats e = exponential(load(scores + s) - peak);
     store(scores + s, e);
     sums += e;
   }
-  float* z = m.z + row * (m.d_model + SPARE) + head * d;
-  for (int64_t i = 0; i < d; i += LANES) {
-    Floats sum{};
-    for (int64_t s = 0; s < count; s++) sum += scores[s] * load(values + (first + s) * m.d_model + i);
-    store(z + i, sum / total(sums));
+  float* z = m.z + row * (stride + SPARE) + head * d;
+  for (int64_t i = 0; i < d;) {
+    bool wide = i + 4 * LANES <= d;
+    (wide ? weigh<4, C> : weigh<UNIT / LANES, C>)(scores, values + i, count, stride, z + i);
+    i += wide ? 4 * LANES : UNIT;
   }
+  for (int64_t i = 0; i < d; i += LANES) store(z + i, load(z + i) / total(sums));
 }
 
 template <class W, class C>

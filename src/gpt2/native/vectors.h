@@ -1,4 +1,5 @@
-// Sixteen numbers at a time, in GCC's and Clang's own vectors: not tied to one processor.
+// As many numbers at a time as a register of this processor holds, in GCC's and Clang's own vectors. Wider ones would
+// work too, but what does not fit into registers goes through memory.
 #pragma once
 
 #include <cstdint>
@@ -6,11 +7,21 @@
 
 namespace {
 
-constexpr int LANES = 16;
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int LANES = 8, REGISTERS = 16;
+#else
+constexpr int LANES = 4, REGISTERS = 16;
+#endif
+constexpr int UNIT = 16;  // sizes on the Python side are multiples of it, whatever the processor
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef float Four __attribute__((vector_size(16)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Sixteen __attribute__((vector_size(64)));
 
 template <class V> inline V read(const void* from) {
   V v;
@@ -32,19 +43,36 @@ inline void store(uint16_t* to, Floats v) {  // rounded to the nearest, ties to 
   std::memcpy(to, &h, sizeof h);
 }
 
-// Halves are added, then halves of those: the same sum either way, but without the detour through memory ten times as fast.
-inline float total(Floats v) {
+// PICK(a, b, i, j, ...): these of the numbers of a and b together.
 #if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
-  auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-  return (four[0] + four[2]) + (four[1] + four[3]);
-#else
-  float part[LANES];
-  store(part, v);
-  for (int width = LANES / 2; width; width /= 2)
-    for (int i = 0; i < width; i++) part[i] += part[i + width];
-  return part[0];
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC before 12
+template <int... I, class V> inline auto picked(V a, V b) {
+  typedef float Picked __attribute__((vector_size(4 * sizeof...(I))));
+  float both[2 * sizeof(V) / 4];
+  std::memcpy(both, &a, sizeof a), std::memcpy(both + sizeof(V) / 4, &b, sizeof b);
+  return Picked{both[I]...};
+}
+#define PICK(a, b, ...) picked<__VA_ARGS__>(a, b)
 #endif
+
+// Halves are added, then halves of those, down to four numbers.
+inline Four folded(Four v) { return v; }
+inline Four folded(Eight v) { return PICK(v, v, 0, 1, 2, 3) + PICK(v, v, 4, 5, 6, 7); }
+inline Four folded(Sixteen v) {
+  return folded(PICK(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + PICK(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+inline float total(Floats v) {
+  Four four = folded(v);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// The totals of four vectors, each the same number that `total` gives, for half the work.
+inline Four totals(const Floats v[4]) {
+  Four a = folded(v[0]), b = folded(v[1]), c = folded(v[2]), d = folded(v[3]);
+  Four ab = PICK(a, b, 0, 4, 1, 5) + PICK(a, b, 2, 6, 3, 7), cd = PICK(c, d, 0, 4, 1, 5) + PICK(c, d, 2, 6, 3, 7);
+  return PICK(ab, cd, 0, 1, 4, 5) + PICK(ab, cd, 2, 3, 6, 7);
 }
 
 // e^x = 2^n e^r with |r| <= ln(2) / 2, e^r by its series; relative error below 2e-7. Below -87 it stays at e^-87.

@@ -14,6 +14,8 @@ from gpt2.serving.prefixes import Prefixes
 from gpt2.serving.served import ServedModel
 from gpt2.serving.stream import Job, Stream
 
+_PACE = 0.0005
+"""Seconds between two pieces of a stream for each other one: sending a piece takes about a fifth of that."""
 _FAULT = "the model gave no finite number; its weights may be damaged"
 
 
@@ -42,6 +44,8 @@ class Batch:
         self.present: list[Job] = []
         self._deadline = float("inf")
         self._changed = False
+        self._eager: dict[Job, None] = {}  # jobs with a first or last token that their clients have not been told of
+        self._round = 0.0  # when all are told next
 
     @property
     def empty(self) -> bool:
@@ -86,6 +90,17 @@ class Batch:
             for slot in [slot for slot, job in self._jobs.items() if job.deadline <= now]:
                 self._end(slot, "time")
 
+    def news(self) -> list[Job]:
+        """Jobs whose clients are to be told now of what is new: of first and last tokens at once, of others at a pace
+        at which a single stream's leave one by one, and many streams' several in a piece.
+        """
+        eager, now = list(self._eager), time.monotonic()
+        self._eager.clear()
+        if now < self._round:
+            return eager
+        self._round = now + _PACE * (len(self._jobs) - 1)
+        return self.present
+
     def settle(self) -> None:
         """After streams came or went: who is there."""
         if self._changed:
@@ -129,6 +144,7 @@ class Batch:
             job = self._jobs[slot]
             if job.first_token is None:
                 job.first_token = time.monotonic()
+                self._eager[job] = None
                 self._counters.first_token.observe(job.first_token - job.begun)
         self._counters.new_tokens += len(slots)
         for index in np.flatnonzero(done | ~healthy).tolist():
@@ -142,7 +158,7 @@ class Batch:
         if stream is not None:
             stream.error, stream.finish = error, finish
             self._streams[slot] = None
-            del self._jobs[slot]
+            self._eager[self._jobs.pop(slot)] = None
             self._plan.remove(slot)
             self.free.add(slot)
             self._counters.finished[finish] += 1

@@ -125,7 +125,7 @@ class Engine:
             except Exception as error:  # of one step: its streams end with it, the server goes on
                 _log.exception("a step failed")
                 self._batch.end_all(f"{type(error).__name__} while computing")
-            self._tell(self._batch.present)
+            self._tell(self._batch.news())
             self._batch.settle()
         self._batch.end_all("the server has stopped")
         self._tell(self._batch.present)
@@ -185,6 +185,8 @@ class Engine:
 
     def _tell(self, jobs: list[Job]) -> None:
         """One call of the event loop for all news since its last."""
+        if not jobs:
+            return
         self._news.append(jobs)
         if not self._told and self._loop is not None:
             self._told = True

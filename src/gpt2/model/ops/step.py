@@ -79,7 +79,7 @@ class PackedWeights:
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.config, self.dtype = model.config, dtype
         self._kept: list[Tensor] = []  # what the addresses below point into
-        self._arena = _Arena(sum(p.numel() for p in model.parameters()) * dtype.itemsize * 9 // 8)
+        self._arena = Arena(sum(p.numel() for p in model.parameters()) * dtype.itemsize * 9 // 8)
         state = {name: value.detach() for name, value in model.named_parameters()}
         self.layers = (_Layer * self.config.num_layers)()
         for number, layer in enumerate(self.layers):
@@ -115,7 +115,7 @@ class PackedWeights:
         return _Matrix(panels, scale, None if bias is None else self._fp32(bias), rows, columns)
 
 
-class _Arena:
+class Arena:
     """One stretch of memory in large pages, where the system has them: fewer address look-ups while reading."""
 
     def __init__(self, num_bytes: int) -> None:
