@@ -36,7 +36,7 @@ _FUNCTIONS = {
 }
 
 LANES = 16
-"""Numbers in one vector of the C++ code; sizes are rounded up to it."""
+"""A multiple of the numbers in one vector of the C++ code, on any processor; sizes are rounded up to it."""
 
 Library = ctypes.CDLL
 
