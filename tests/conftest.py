@@ -1,5 +1,6 @@
 """Fixtures: tiny models with large, distinctive weights, and the development data if it is there."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import pytest
 import torch
 
 from gpt2 import GPT2, GPT2Config
+from gpt2.files import cache_folder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    # Tests have caches of their own; the compiled operations need not be made anew in each.
+    os.environ.setdefault("GPT2_NATIVE", str(cache_folder() / "native"))
     # A background job of a shell ignores Ctrl-C, and so would the children that tests interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -75,10 +75,17 @@ class NanoGPT(nn.Module):
 
     def load(self, weights: Mapping[str, Tensor]) -> "NanoGPT":
         """Take GPT-2's weights; its matrices are (in, out), `nn.Linear`'s are (out, in)."""
-        matrices = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
-        state = {name: value.T if name.endswith(matrices) else value for name, value in weights.items()}
-        self.load_state_dict({**state, "lm_head.weight": weights["transformer.wte.weight"]})
+        self.load_state_dict({**_turned(weights), "lm_head.weight": weights["transformer.wte.weight"]})
         return self
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights under GPT-2's names and in its layout."""
+        return _turned({name: value for name, value in self.state_dict().items() if name != "lm_head.weight"})
+
+
+def _turned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    matrices = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
+    return {name: value.T if name.endswith(matrices) else value for name, value in weights.items()}
 
 
 def adamw(model: nn.Module, lr: float = 1e-3, weight_decay: float = 0.1) -> torch.optim.AdamW:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from benchmarks.measure import CheckError, Row, run
-from benchmarks.rows import decoding, saving, tap, training
+from benchmarks.rows import decoding, saving, tap, time_to_loss, training
 from benchmarks.shapes import Shape
 from gpt2 import GPT2Config
+from gpt2.data import iter_documents
 
 TINY = Shape("tiny", GPT2Config(vocab_size=97, context_length=256, d_model=32, num_layers=2, num_heads=2), 2, 16)
 
@@ -34,6 +35,20 @@ def test_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = run(saving.row(replace(TINY, config=replace(TINY.config, context_length=32)), 6, 3), 1, print)
     assert all(figure.median > 0 for figure in measured.figures)
     assert "every loss, bit for bit, is the same" in measured.checked
+
+
+def test_time_to_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides learn from the same text, and more time makes them better."""
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path))
+    stories = [text for _, text in zip(range(120), iter_documents(), strict=False)]
+    for name, part in (("train", stories[:100]), ("valid", stories[100:])):
+        (tmp_path / f"TinyStories-{name}.txt").write_text("\n<|endoftext|>\n".join(part), encoding="utf-8")
+    monkeypatch.setenv("GPT2_DATA", str(tmp_path))
+    shape = replace(TINY, config=replace(TINY.config, vocab_size=400), time=64)
+    text = time_to_loss.Text.sample(400)
+    uniform = 9.0 / 2  # log2 of the vocabulary, over about two bytes per token
+    for start in (time_to_loss.ours(shape, 3.0, text), time_to_loss.adamw(shape, 3.0, 3e-3, text)):
+        assert 1.0 < start.measure() < uniform
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])

@@ -39,9 +39,10 @@ def broken_off(text: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if trainer.state.step == 4:
             raise RuntimeError("the power went off")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+    with monkeypatch.context() as patch:
         patch.setattr(Validation, "__call__", break_off)
-        train([text], out=out, **OPTIONS)
+        with pytest.raises(RuntimeError, match="power"):
+            train([text], out=out, **OPTIONS)
 
 
 def test_a_run_begun_without_a_compiler_goes_on_without(

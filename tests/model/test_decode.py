@@ -137,7 +137,7 @@ def test_a_full_cache_refuses(model: GPT2) -> None:
 
 
 def test_without_a_working_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPT2_CACHE", str(tmp_path))
+    monkeypatch.setenv("GPT2_NATIVE", str(tmp_path / "native"))
     broken = tmp_path / "cxx"
     broken.write_text("#!/bin/sh\ntest \"$1\" = --version || { echo 'error: it is broken' >&2; exit 1; }\n")
     broken.chmod(0o755)

@@ -47,7 +47,8 @@ _refusals: list[str] = []
 def library() -> tuple[ctypes.CDLL | None, str]:
     """(the library, "") or (None, why there is none). The first call on a machine compiles, some five seconds.
 
-    `CXX` names another compiler; `GPT2_NATIVE=0` forbids it.
+    `CXX` names another compiler; `GPT2_NATIVE=0` forbids it, another `GPT2_NATIVE` is the folder where it is kept
+    instead of `native` in the cache.
     """
     return (None, _refusals[-1]) if _refusals else _found()
 
@@ -83,7 +84,7 @@ def _built(compiler: str) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_SECONDS).stdout
     machine = f"{_FLAGS} {platform.machine()} {_instructions()}".encode()
     key = hashlib.sha256(b"\0".join([*sources.values(), version, machine])).hexdigest()[:24]
-    library = cache_folder() / "native" / f"{key}.so"
+    library = Path(os.environ.get("GPT2_NATIVE") or cache_folder() / "native") / f"{key}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
