@@ -5,7 +5,7 @@
 // (Dao et al., 2022, section 3.2). Documents and heads are independent of one another, so the result does not depend on
 // the number of threads. All sums are in fp32.
 
-#include "simd.h"
+#include "vectors.h"
 
 #include <algorithm>
 #include <cmath>
@@ -26,6 +26,8 @@ struct Attention {
 
 namespace {
 
+// One tile of a product: as many sums as registers hold beside a row of columns and a factor.
+constexpr int TILE_VECTORS = 2, TILE_ROWS = REGISTERS == 32 ? 12 : 6, TILE_COLUMNS = LANES * TILE_VECTORS;
 constexpr int BLOCK = 8 * TILE_ROWS;  // queries handled together: whole tiles of rows and of columns
 static_assert(BLOCK % TILE_ROWS == 0 && BLOCK % TILE_COLUMNS == 0);
 
@@ -38,17 +40,17 @@ inline void product(const float* a, int64_t down, int64_t right, const float* b,
                     int64_t inner, int64_t columns, Out out) {
   for (int64_t column = 0; column < columns; column += TILE_COLUMNS)
     for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-      Wide sums[TILE_ROWS][TILE_VECTORS] = {};
+      Floats sums[TILE_ROWS][TILE_VECTORS] = {};
       const float *left = a + row * down, *above = b + column;
       for (int64_t i = 0; i < inner; i++, left += right, above += width)
 #pragma GCC unroll 16
         for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
-          for (int c = 0; c < TILE_VECTORS; c++) sums[r][c] += left[r * down] * get(above + c * WIDTH);
+          for (int c = 0; c < TILE_VECTORS; c++) sums[r][c] += left[r * down] * load(above + c * LANES);
 #pragma GCC unroll 16
       for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < TILE_VECTORS; c++) out(row + r, column + c * WIDTH, sums[r][c]);
+        for (int c = 0; c < TILE_VECTORS; c++) out(row + r, column + c * LANES, sums[r][c]);
     }
 }
 
@@ -59,7 +61,7 @@ struct Room {
   float *q, *k, *v, *dz, *k_transposed, *v_transposed, *scores, *slopes, *dq, *dk, *dv, *offsets;
 
   Room(int64_t longest, int64_t head_dim, bool backward)
-      : time(up(longest, BLOCK)), wide(time + WIDTH), dim(up(head_dim, TILE_COLUMNS)) {
+      : time(up(longest, BLOCK)), wide(time + LANES), dim(up(head_dim, TILE_COLUMNS)) {
     int64_t matrix = time * dim, transposed = dim * wide, block = BLOCK * wide;
     memory.resize((backward ? 7 : 3) * matrix + (backward ? 2 : 1) * (transposed + block) + time);
     float* next = memory.data();
@@ -75,26 +77,26 @@ struct Room {
 template <class T>
 void read_rows(const T* from, int64_t stride, int64_t count, int64_t dim, int64_t width, float* to) {
   for (int64_t t = 0; t < count; t++)
-    for (int64_t i = 0; i < dim; i++) to[t * width + i] = number(from[t * stride + i]);
+    for (int64_t i = 0; i < dim; i++) to[t * width + i] = load_one(from + t * stride + i);
   std::memset(to + count * width, 0, (up(count, BLOCK) - count) * width * sizeof(float));
 }
 
 template <class T>
 void read_transposed(const T* from, int64_t stride, int64_t count, int64_t dim, int64_t width, float* to) {
   for (int64_t t = 0; t < count; t++)
-    for (int64_t i = 0; i < dim; i++) to[i * width + t] = number(from[t * stride + i]);
+    for (int64_t i = 0; i < dim; i++) to[i * width + t] = load_one(from + t * stride + i);
 }
 
 template <class T>
 void write_rows(const float* from, int64_t width, int64_t count, int64_t dim, int64_t stride, float factor, T* to) {
   for (int64_t t = 0; t < count; t++)
-    for (int64_t i = 0; i < dim; i++) assign(to[t * stride + i], factor * from[t * width + i]);
+    for (int64_t i = 0; i < dim; i++) store_one(to + t * stride + i, factor * from[t * width + i]);
 }
 
 // Scores of the queries [from, from + BLOCK) with every key up to the last of them; the future is hidden.
 void score(Room& room, int64_t from, int64_t keys, float scale) {
   product(room.q + from * room.dim, room.dim, 1, room.k_transposed, room.wide, BLOCK, room.dim, keys,
-          [&](int64_t r, int64_t s, Wide v) { put(room.scores + r * room.wide + s, v * scale); });
+          [&](int64_t r, int64_t s, Floats v) { store(room.scores + r * room.wide + s, v * scale); });
   for (int64_t r = 0; r < BLOCK; r++)
     for (int64_t s = from + r + 1; s < keys; s++) room.scores[r * room.wide + s] = -INFINITY;
 }
@@ -110,20 +112,20 @@ template <class T> void forward(const Attention& a, Room& room, int64_t start, i
     score(room, from, keys, scale);
     for (int64_t r = 0; r < BLOCK; r++) {
       float* row = room.scores + r * room.wide;
-      Wide peaks = get(row), sums{};
-      for (int64_t s = WIDTH; s < keys; s += WIDTH) peaks = larger(peaks, get(row + s));
+      Floats peaks = load(row), sums{};
+      for (int64_t s = LANES; s < keys; s += LANES) peaks = larger(peaks, load(row + s));
       float peak = largest(peaks);
-      for (int64_t s = 0; s < keys; s += WIDTH) {
-        Wide e = exponential(get(row + s) - peak);
-        put(row + s, e);
+      for (int64_t s = 0; s < keys; s += LANES) {
+        Floats e = exponential(load(row + s) - peak);
+        store(row + s, e);
         sums += e;
       }
-      float total = sum(sums);
-      factors[r] = 1.0f / total;
-      if (from + r < count) a.log_sums[(start + from + r) * a.heads + head] = peak + std::log(total);
+      float all = total(sums);
+      factors[r] = 1.0f / all;
+      if (from + r < count) a.log_sums[(start + from + r) * a.heads + head] = peak + std::log(all);
     }
     product(room.scores, room.wide, 1, room.v, room.dim, BLOCK, keys, room.dim,
-            [&](int64_t r, int64_t i, Wide v) { put(room.dq + (from + r) * room.dim + i, v * factors[r]); });
+            [&](int64_t r, int64_t i, Floats v) { store(room.dq + (from + r) * room.dim + i, v * factors[r]); });
   }
   write_rows(room.dq, room.dim, count, a.dim, tokens, 1.0f, (T*)a.z + start * tokens + head * a.dim);
 }
@@ -140,7 +142,7 @@ template <class T> void backward(const Attention& a, Room& room, int64_t start, 
   for (int64_t t = 0; t < count; t++) {  // sum over keys of pattern times its slope = z . dz
     room.offsets[t] = 0.0f;
     for (int64_t i = 0; i < a.dim; i++)
-      room.offsets[t] += number(((const T*)a.z)[own + t * tokens + i]) * room.dz[t * room.dim + i];
+      room.offsets[t] += load_one((const T*)a.z + own + t * tokens + i) * room.dz[t * room.dim + i];
   }
   float scale = 1.0f / std::sqrt((float)a.dim);
   for (int64_t from = 0; from < count; from += BLOCK) {
@@ -149,23 +151,23 @@ template <class T> void backward(const Attention& a, Room& room, int64_t start, 
     for (int64_t r = 0; r < BLOCK; r++) {
       float* row = room.scores + r * room.wide;
       float log_sum = from + r < count ? a.log_sums[(start + from + r) * a.heads + head] : 0.0f;
-      for (int64_t s = 0; s < keys; s += WIDTH) put(row + s, exponential(get(row + s) - log_sum));
+      for (int64_t s = 0; s < keys; s += LANES) store(row + s, exponential(load(row + s) - log_sum));
     }
     product(room.dz + from * room.dim, room.dim, 1, room.v_transposed, room.wide, BLOCK, room.dim, keys,
-            [&](int64_t r, int64_t s, Wide v) {
+            [&](int64_t r, int64_t s, Floats v) {
               float offset = from + r < count ? room.offsets[from + r] : 0.0f;
-              put(room.slopes + r * room.wide + s, get(room.scores + r * room.wide + s) * (v - offset));
+              store(room.slopes + r * room.wide + s, load(room.scores + r * room.wide + s) * (v - offset));
             });
     auto add = [&](float* to) {
-      return [&room, to](int64_t s, int64_t i, Wide v) {
+      return [&room, to](int64_t s, int64_t i, Floats v) {
         float* place = to + s * room.dim + i;
-        put(place, get(place) + v);
+        store(place, load(place) + v);
       };
     };
     product(room.scores, 1, room.wide, room.dz + from * room.dim, room.dim, rows, BLOCK, room.dim, add(room.dv));
     product(room.slopes, 1, room.wide, room.q + from * room.dim, room.dim, rows, BLOCK, room.dim, add(room.dk));
     product(room.slopes, room.wide, 1, room.k, room.dim, BLOCK, keys, room.dim,
-            [&](int64_t r, int64_t i, Wide v) { put(room.dq + (from + r) * room.dim + i, v); });
+            [&](int64_t r, int64_t i, Floats v) { store(room.dq + (from + r) * room.dim + i, v); });
   }
   write_rows(room.dq, room.dim, count, a.dim, tokens, scale, (T*)a.q_gradient + own);
   write_rows(room.dk, room.dim, count, a.dim, tokens, scale, (T*)a.k_gradient + own);

@@ -2,7 +2,7 @@
 //
 // The formulas are those of reference.py; type 0 is fp32, 1 is bf16, and all is computed in fp32.
 
-#include "simd.h"
+#include "vectors.h"
 
 #include <cmath>
 
@@ -15,21 +15,21 @@ template <class T, class F> void blocks_of(int64_t count, int64_t threads, F eac
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t start = 0; start < count; start += STRETCH) {
     int64_t end = start + STRETCH < count ? start + STRETCH : count;
-    for (int64_t i = start; i < end; i += WIDTH) each(i, end - i < WIDTH ? end - i : WIDTH);
+    for (int64_t i = start; i < end; i += LANES) each(i, end - i < LANES ? end - i : LANES);
   }
 }
 
-template <class T> Wide get_some(const T* p, int64_t count, float filler = 0.0f) {
-  if (count == WIDTH) return get(p);
-  Wide v = Wide{} + filler;
-  for (int64_t i = 0; i < count; i++) v[i] = number(p[i]);
+template <class T> Floats load_some(const T* p, int64_t count, float filler = 0.0f) {
+  if (count == LANES) return load(p);
+  Floats v = Floats{} + filler;
+  for (int64_t i = 0; i < count; i++) v[i] = load_one(p + i);
   return v;
 }
 
-template <class T> void put_some(T* p, Wide v, int64_t count) {
-  if (count == WIDTH) return put(p, v);
-  T all[WIDTH];
-  put(all, v);
+template <class T> void store_some(T* p, Floats v, int64_t count) {
+  if (count == LANES) return store(p, v);
+  T all[LANES];
+  store(all, v);
   std::memcpy(p, all, count * sizeof(T));
 }
 
@@ -37,11 +37,11 @@ template <class T> void put_some(T* p, Wide v, int64_t count) {
 template <class T> void gelu(const T* x, T* y, T* slope, int64_t count, int64_t threads) {
   constexpr float SCALE = 1.59576912f, CUBIC = 0.044715f;  // 2 sqrt(2 / pi)
   blocks_of<T>(count, threads, [=](int64_t i, int64_t some) {
-    Wide v = get_some(x + i, some), inner = SCALE + SCALE * CUBIC * v * v;  // 2 u / x
-    Wide share = 1.0f / (1.0f + exponential(-inner * v)), product = v * share;
-    put_some(y + i, product, some);
+    Floats v = load_some(x + i, some), inner = SCALE + SCALE * CUBIC * v * v;  // 2 u / x
+    Floats share = 1.0f / (1.0f + exponential(-inner * v)), product = v * share;
+    store_some(y + i, product, some);
     // d(x s)/dx = s + x s (1 - s) d(2 u)/dx, and d(2 u)/dx = 3 (2 u / x) - 2 SCALE
-    put_some(slope + i, share + product * (1.0f - share) * (3.0f * inner - 2.0f * SCALE), some);
+    store_some(slope + i, share + product * (1.0f - share) * (3.0f * inner - 2.0f * SCALE), some);
   });
 }
 
@@ -53,17 +53,17 @@ void cross_entropy(T* logits, const int64_t* targets, float* losses, int64_t row
     T* x = logits + row * width;
     bool counts = targets[row] >= 0;
     auto each = [&](auto visit) {
-      for (int64_t i = 0; i < width; i += WIDTH) visit(x + i, width - i < WIDTH ? width - i : WIDTH);
+      for (int64_t i = 0; i < width; i += LANES) visit(x + i, width - i < LANES ? width - i : LANES);
     };
-    Wide peaks = Wide{} - INFINITY, sums{};
-    each([&](T* p, int64_t some) { peaks = larger(peaks, get_some(p, some, -INFINITY)); });
-    float peak = largest(peaks), chosen = counts ? number(x[targets[row]]) : 0.0f;
+    Floats peaks = Floats{} - INFINITY, sums{};
+    each([&](T* p, int64_t some) { peaks = larger(peaks, load_some(p, some, -INFINITY)); });
+    float peak = largest(peaks), chosen = counts ? load_one(x + targets[row]) : 0.0f;
     // Once for the sum and once more for the shares: what bf16 would round in between is not lost.
-    each([&](T* p, int64_t some) { sums += exponential(get_some(p, some, -INFINITY) - peak); });
-    float log_total = peak + std::log(sum(sums)), factor = counts ? 1.0f / sum(sums) : 0.0f;
-    each([&](T* p, int64_t some) { put_some(p, exponential(get_some(p, some) - peak) * factor, some); });
+    each([&](T* p, int64_t some) { sums += exponential(load_some(p, some, -INFINITY) - peak); });
+    float log_total = peak + std::log(total(sums)), factor = counts ? 1.0f / total(sums) : 0.0f;
+    each([&](T* p, int64_t some) { store_some(p, exponential(load_some(p, some) - peak) * factor, some); });
     losses[row] = counts ? log_total - chosen : 0.0f;
-    if (counts) assign(x[targets[row]], std::exp(chosen - log_total) - 1.0f);
+    if (counts) store_one(x + targets[row], std::exp(chosen - log_total) - 1.0f);
   }
 }
 

@@ -43,6 +43,17 @@ inline void store(uint16_t* to, Floats v) {  // rounded to the nearest, ties to 
   std::memcpy(to, &h, sizeof h);
 }
 
+inline float load_one(const float* p) { return *p; }
+inline float load_one(const uint16_t* p) {
+  uint32_t w = (uint32_t)*p << 16;
+  return read<float>(&w);
+}
+inline void store_one(float* to, float x) { *to = x; }
+inline void store_one(uint16_t* to, float x) {
+  uint32_t w = read<uint32_t>(&x);
+  *to = (uint16_t)((w + 0x7fff + ((w >> 16) & 1)) >> 16);
+}
+
 // PICK(a, b, i, j, ...): these of the numbers of a and b together.
 #if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -75,8 +86,16 @@ inline Four totals(const Floats v[4]) {
   return PICK(ab, cd, 0, 1, 4, 5) + PICK(ab, cd, 2, 3, 6, 7);
 }
 
-// e^x = 2^n e^r with |r| <= ln(2) / 2, e^r by its series; relative error below 2e-7. Below -87 it stays at e^-87.
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+inline float largest(Floats v) {
+  float m = v[0];
+  for (int i = 1; i < LANES; i++) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// e^x = 2^n e^r with |r| <= ln(2) / 2, e^r by its series; relative error below 2e-7. Below -87 it is 0.
 inline Floats exponential(Floats x) {
+  Ints vanishes = x < -87.0f;
   x = x < -87.0f ? Floats{} - 87.0f : x;
   x = x > 88.0f ? Floats{} + 88.0f : x;
   Floats magic = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -85,7 +104,7 @@ inline Floats exponential(Floats x) {
   Floats p = Floats{} + 1.0f / 5040;
   const float series[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
   for (float c : series) p = p * r + c;
-  return (Floats)((Ints)p + (__builtin_convertvector(n, Ints) << 23));
+  return (Floats)(((Ints)p + (__builtin_convertvector(n, Ints) << 23)) & ~vanishes);
 }
 
 }  // namespace
