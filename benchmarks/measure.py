@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +139,20 @@ def agree_on_number(answers: Mapping[str, float], tolerance: float, what: str) -
     if not (spread <= tolerance and all(map(math.isfinite, answers.values()))):
         raise CheckError(f"{what} differs by {spread:.2g}, more than {tolerance:g}: {dict(answers)}")
     return f"{what} agrees within {spread:.1g}"
+
+
+def agree_on_numbers(answers: Mapping[str, Sequence[float]], tolerance: float, what: str) -> str:
+    """Equally many numbers in all answers, each within `tolerance` of the first answer's."""
+    first = next(iter(answers.values()))
+    spread = 0.0
+    for name, answer in answers.items():
+        if len(answer) != len(first):
+            raise CheckError(f"{name} gives {len(answer):,} numbers, {next(iter(answers))} {len(first):,}")
+        gaps = [abs(a - b) for a, b in zip(answer, first, strict=True)]
+        spread = max(spread, *gaps) if all(map(math.isfinite, gaps)) else math.inf
+    if not spread <= tolerance:
+        raise CheckError(f"{what} differs by {spread:.2g}, more than {tolerance:g}")
+    return f"{what} of {len(first):,} agrees within {spread:.1g}"
 
 
 def agree_exactly(answers: Mapping[str, Any], what: str) -> str:

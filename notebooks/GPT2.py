@@ -39,6 +39,10 @@
 # Letters in the shape comments: **B** batch, **T** time (position in the text), **D** `d_model`, **H** heads, **d** =
 # D / H, **V** vocabulary. Layers, heads and positions count from 0. Losses are in **nats** (natural logarithms): a
 # loss of 0 is certainty, and each nat more means the right answer got e ≈ 2.7 times less probability.
+#
+# Three words that every section uses. **Parameters** are the numbers inside a model that training sets. The **loss**
+# says how badly the model guesses. And a **gradient** says, for each parameter, how much the loss would rise if that
+# number were made a little larger: training takes small steps against it. PyTorch's `backward()` computes it.
 
 # %%
 import dataclasses
@@ -189,8 +193,8 @@ def hide_future(pattern: Tensor) -> Tensor:
 # %% [markdown]
 # ## 1 The goal, the settings, the text
 #
-# First the goal. The package brings a **demo model**: a GPT-2 of a million parameters, built exactly like the one you
-# are going to build, but trained for an hour instead of a minute. Let it tell a story.
+# First the goal. The package brings a **demo model**: a small GPT-2, built exactly like the one you are going to build,
+# but trained for far longer. Let it tell a story.
 
 # %%
 if HAVE_PACKAGE:
@@ -198,13 +202,13 @@ if HAVE_PACKAGE:
     torch.manual_seed(4)
     start = torch.tensor([demo_tokenizer.encode("Once upon a time")])
     story = demo_tokenizer.decode(demo.generate(start, max_new_tokens=60, temperature=0.7)[0].tolist())
-    print(story)
+    print(f"a story by {sum(parameter.numel() for parameter in demo.parameters()):,} numbers:\n\n{story}")
 else:
     print("skipped: the package is not installed (a story of the demo model)")
 
 # %% [markdown]
-# A language model does one thing only: at each position it gives every possible next token a probability. So for any
-# text we can ask how surprised it was by each token.
+# A language model does one thing only: at each position it gives every possible next **token**, a word or a piece of
+# one, a probability. So for any text we can ask how surprised it was by each token.
 #
 # **Predict.** In the sentence below, which tokens will surprise the model most? Which will it have been sure of?
 
@@ -362,9 +366,9 @@ merges, by_hand = learn_merges(few, 60)
 print("joined one after the other:", *merges)
 
 # %% [markdown]
-# Sixty rounds take a second, two thousand would take a minute. So for the real vocabulary we leave this one job to a
-# library, Hugging Face's `tokenizers`, after seeing that it does the same. Our class only gives it the two methods we
-# need.
+# Each round counts all pairs anew, which is slow for thousands of rounds. So for the real vocabulary we leave this one
+# job to a library, Hugging Face's `tokenizers`, after seeing that it does the same. Our class only gives it the two
+# methods we need.
 
 
 # %%
@@ -850,7 +854,7 @@ six = {
     "correct": {},
     "heads merged without transpose": {"merge": False},
     "heads split without transpose": {"split": False},
-    "split and merged without": {"split": False, "merge": False},
+    "both without transpose": {"split": False, "merge": False},
     "no mask": {"mask": "none"},
     "mask after the softmax": {"mask": "after"},
 }
@@ -878,10 +882,10 @@ counts_of = {
 check("the correct one has no leak and misses nothing, and its rows sum to 1", counts_of["correct"] == (0, 0, 1.0))
 check(
     f"the other five are each wrong in their own way; splitting and merging both wrongly leaks nothing, and hides "
-    f"{counts_of['split and merged without'][1]} of {int(allowed.sum())} cells of the past",
+    f"{counts_of['both without transpose'][1]} of {int(allowed.sum())} cells of the past",
     all(c != (0, 0, 1.0) for name, c in counts_of.items() if name != "correct")
     and len({(m.numpy().tobytes(), round(s, 2)) for m, s in found.values()}) == 6
-    and counts_of["split and merged without"][0] == 0,
+    and counts_of["both without transpose"][0] == 0,
 )
 same(
     "dependency (outputs that move), of the correct attention",
@@ -1048,7 +1052,8 @@ check(
 # The exact form (with the error function) is a slightly different function, and programs do mix them up.
 #
 # **Predict.** How far apart are the two at most: 0.1, 0.01, 0.001? If a trained model is run with the wrong one, will
-# it choose other words?
+# it choose other words? (What a model gives out are its **logits**: one score for each possible next token; the
+# softmax makes probabilities of them.)
 
 
 # %%
@@ -1138,7 +1143,7 @@ same("block", block(x), lambda: twin(gpt2.model.gpt2.Block(their_tiny, kernels),
 #
 # Now everything together: add token and position embeddings, run through the blocks, one last norm (the stream was
 # never normalised, so `ln_f` is needed). Then each final vector is compared, by dot product, with the embedding of
-# every token. The result is V numbers per position, the **logits**: one score for each possible next token.
+# every token. The result is V numbers per position, the logits: one score for each possible next token.
 #
 # The table that turns tokens into vectors is the same that turns vectors into tokens: the embeddings are **tied**. So
 # there is no separate output matrix, nor a parameter for it.
@@ -1205,9 +1210,8 @@ print("logits:", tuple(tiny_model(few_ids).shape), "= (B, T, V)")
 same("GPT-2, whole model (logits)", tiny_model(few_ids), lambda: twin(gpt2.GPT2(their_tiny), tiny_model)(few_ids))
 
 # %% [markdown]
-# Is it the real GPT-2? The smallest one that OpenAI published has 124,439,808 parameters, the largest about twelve
-# times as many. We can count ours in the same shapes on PyTorch's `meta` device, which knows shapes and needs no
-# memory.
+# Is it the real GPT-2? The smallest one that OpenAI published has 124,439,808 parameters; the largest is called XL. We
+# can count ours in the same shapes on PyTorch's `meta` device, which knows shapes and needs no memory.
 #
 # **Predict.** Where do most parameters live: in the token embeddings, in attention, in the MLPs? Is it the same in the
 # small model that we are about to train and in the largest GPT-2?
@@ -1259,7 +1263,8 @@ axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), handlelength=1)
 plt.show()
 shares = {name: {part: n / totals[name] for part, n in owned.items()} for name, owned in ledgers.items()}
 check(
-    f"GPT-2 small has {totals['GPT-2 small']:,} parameters, by counting and by formula",
+    f"GPT-2 small has {totals['GPT-2 small']:,} parameters, by counting and by formula; XL has "
+    f"{totals['GPT-2 XL'] / totals['GPT-2 small']:.1f} times as many",
     totals["GPT-2 small"] == 124_439_808 and all(totals[n] == by_formula(shape) for n, shape in shapes.items()),
 )
 check(
@@ -1419,10 +1424,11 @@ class AdamW:
 
 
 # %% [markdown]
-# **Muon** looks at a weight matrix as a whole. A gradient matrix is usually dominated by a few directions; Muon keeps
-# all directions of its running average but makes them **equally long**. If $M = U S V^\top$ (singular value
-# decomposition), the step is $U V^\top$. Computing U and V is slow, so a polynomial is applied five times instead,
-# which drives every singular value towards 1. It needs only matrix products.
+# **Muon** looks at a weight matrix as a whole. Every matrix stretches some directions more than others; by how much,
+# its **singular values** say (S in its singular value decomposition, $M = U S V^\top$). In a gradient matrix a few
+# directions usually dominate; Muon keeps all directions of its running average but makes them **equally long**: the
+# step is $U V^\top$. Computing U and V is slow, so a polynomial is applied five times instead, which drives every
+# singular value towards 1. It needs only matrix products.
 #
 # Only the matrices inside the blocks are updated in this way. Embeddings are tables of rows, and norms and biases are
 # vectors: AdamW takes them. `c_attn` holds three matrices side by side, so each third is treated as a matrix of its
@@ -1543,7 +1549,7 @@ for (name, losses), colour in zip(races.items(), (GREY, ORANGE, BLUE), strict=Tr
     right.plot(losses, color=colour, label=name)
 draw_baselines(right)
 right.set(xlabel="step", ylabel="training loss (nats per token)", title="The same model, the same batches")
-right.legend(loc="upper right", fontsize=8)
+right.legend(loc="center right", bbox_to_anchor=(1, 0.75), fontsize=8)  # clear of the grey lines
 plt.show()
 ends = {name: losses[-1] for name, losses in races.items()}
 best = min(ends, key=ends.__getitem__)
@@ -1685,7 +1691,7 @@ for (label, points), colour in zip(history.items(), (ORANGE, BLUE), strict=True)
     axes.plot(*zip((0, untrained), *points, strict=True), marker="o", markersize=3, color=colour, label=label)
 draw_baselines(axes)
 axes.set(xlabel="step", ylabel="loss (nats per token)", title="Learning to guess the next token")
-axes.legend(loc="upper right")
+axes.legend(loc="center right", bbox_to_anchor=(1, 0.75))
 plt.show()
 final = history["held out"][-1][1]
 passed = {
@@ -1878,7 +1884,9 @@ for step, weights in snapshots:
 # one. The new token needs no mask either: everything in the cache is its past.
 #
 # It does need its **position**. Since it comes alone, as a text of length one, it is easy to give it position 0 each
-# time, and several well-known programs have shipped exactly that mistake.
+# time, and several well-known programs have shipped exactly that mistake. We make it on purpose, and measure how far
+# the guesses move away: the **divergence** of two distributions is the loss, in nats, of guessing by the one when the
+# other is right, beyond what the right one would have lost.
 #
 # **Predict.** With that mistake, will the model fail loudly, or keep talking? When will it begin to show?
 

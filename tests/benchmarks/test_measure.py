@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.measure import CheckError, Entry, Missing, Row, Running, agree_exactly, agree_on_number, run
+from benchmarks.measure import (
+    CheckError,
+    Entry,
+    Missing,
+    Row,
+    Running,
+    agree_exactly,
+    agree_on_number,
+    agree_on_numbers,
+    run,
+)
 
 
 def row(answers: dict[str, object], figures: dict[str, list[float]], calls: list[str], **options: object) -> Row:
@@ -69,3 +79,12 @@ def test_numbers_agree_within_a_tolerance() -> None:
         agree_on_number({"a": 1.0, "b": 1.1}, 0.02, "loss")
     with pytest.raises(CheckError):
         agree_on_number({"a": 1.0, "b": float("nan")}, 0.02, "loss")
+
+
+def test_many_numbers_agree_one_by_one() -> None:
+    assert agree_on_numbers({"a": [1.0, 2.0], "b": [1.0, 2.01]}, 0.02, "every number").endswith(
+        "of 2 agrees within 0.01"
+    )
+    for other, words in (([1.0, 2.1], "differs by 0.1"), ([1.0, float("nan")], "inf"), ([1.0], "b gives 1 numbers")):
+        with pytest.raises(CheckError, match=words):
+            agree_on_numbers({"a": [1.0, 2.0], "b": other}, 0.02, "every number")

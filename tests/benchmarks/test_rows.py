@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.measure import CheckError, Row, run
-from benchmarks.rows import decoding, saving, tap, time_to_loss, training
+from benchmarks.rows import decoding, inspection, saving, tap, time_to_loss, training
 from benchmarks.shapes import Shape
 from gpt2 import GPT2Config
 from gpt2.data import iter_documents
@@ -77,3 +77,13 @@ def test_nothing_of_the_tap_is_left_in_the_twin() -> None:
         assert "def forward" in source or "def attention" in source
     with pytest.raises(TypeError, match="tap"):
         tap.twin()(TINY.config, tap._twin_kernels())(torch.zeros(1, 1, dtype=torch.long), tap=lambda name, value: value)
+
+
+@pytest.mark.parametrize("job", list(inspection._TITLES))
+def test_inspection_without_its_peer(job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The peer's own test is `gpt2 bench inspection-*`, where every number of both is compared first."""
+    monkeypatch.setenv("GPT2_HEAVY_PYTHON", str(tmp_path / "none"))
+    monkeypatch.setitem(inspection._ROUNDS, job, 1)
+    measured = run(inspection.row(job), 1, lambda line: None)
+    assert measured.figures[0].median > 0
+    assert "make interop" in measured.figures[1].failed

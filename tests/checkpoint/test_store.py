@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpt2.checkpoint.sharded import read_tensors
 from gpt2.checkpoint.store import (
     discard_after,
     newest_checkpoint,
@@ -120,7 +121,7 @@ def test_a_deletion_that_fails_or_was_cut_off_harms_nothing(tmp_path: Path, monk
     for step in (1, 2, 3):
         save(tmp_path, step)
     with monkeypatch.context() as patch:  # the power goes off in the middle of a removal
-        patch.setattr(shutil, "rmtree", lambda path, ignore_errors: (path / "model.safetensors").unlink())
+        patch.setattr(shutil, "rmtree", lambda path: (path / "model.safetensors").unlink())
         prune_checkpoints(tmp_path)
     assert steps(tmp_path) == [1, 2, 3]
     assert require_checkpoint(tmp_path)[0].step == 3  # pyright: ignore
@@ -149,10 +150,14 @@ def test_a_manifest_cannot_name_what_lies_elsewhere(tmp_path: Path, name: str) -
     assert "no file of a checkpoint" in newest_checkpoint(tmp_path)[1][0]
 
 
-def test_other_format_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 99])
+def test_other_format_is_named_and_what_a_newer_program_added_is_left_alone(tmp_path: Path, version: int) -> None:
     manifest = save(tmp_path, 1) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
-    assert "version 99" in newest_checkpoint(tmp_path)[1][0]
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "version": version}))
+    assert f"its format is version {version}, this program reads 1" in newest_checkpoint(tmp_path)[1][0]
+    manifest.write_text(json.dumps({**content, "parent": "none"}))
+    assert newest_checkpoint(tmp_path)[1] == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a file size limit, which Windows lacks")
@@ -182,3 +187,15 @@ def test_no_room_is_refused_before_writing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no room on the disk for checkpoint 1"):
         save_checkpoint(tmp_path, 1, {"model": {"w": torch.empty(2**50, device="meta")}}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "a/../b.safetensors", "C:\\x", "\\\\h\\x", ".."]
+)
+def test_an_index_cannot_name_what_lies_elsewhere(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path / "checkpoints", 1)
+    shutil.copy(folder / "model.safetensors", tmp_path / "checkpoints/secret.safetensors")
+    index = {"version": 1, "tensors": {"w": {"rows": 300, "files": [[name, 0, 300]]}}}
+    (folder / "model.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"is no file of this folder|No such file"):
+        read_tensors(folder, "model")

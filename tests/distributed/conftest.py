@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gpt2.data import iter_documents
+from tests.faults.harness import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun's signals are POSIX")
 
@@ -51,7 +52,7 @@ def launch(home: Path) -> Launch:
         ]  # fmt: skip
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running = [subprocess.Popen(command, env=os.environ | settings, **pipes) for _ in range(nodes)]
-        done = [process.communicate(timeout=400) for process in running]
+        done = [process.communicate(timeout=PATIENCE) for process in running]
         codes = [process.returncode for process in running]
         return subprocess.CompletedProcess(command, max(codes), *map("".join, zip(*done, strict=True)))
 
@@ -78,6 +79,8 @@ def train_jobs(home: Path, launch: Launch) -> Callable[..., subprocess.Completed
 @pytest.fixture(scope="session")
 def two(home: Path, train_jobs: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
     """Runs of two processes, by name, in a folder."""
+    alone = train_jobs(1, {"one-stopped": {"stop": [0, 4]}})
+    assert alone.returncode == 0, alone.stderr
     stopped = train_jobs(2, {"scheduled": {"stop_all": 4, "steps": 40, "save_every": 100}})
     assert stopped.returncode == 1, stopped.stderr  # so torchrun ends, whatever its processes say
     muon = {"save_every": 3}
@@ -91,6 +94,7 @@ def two(home: Path, train_jobs: Callable[..., subprocess.CompletedProcess[str]])
         "dropout-by-two": {"copy": "dropout-stopped"},
         "minutes": {"minutes": 0.02, "steps": None},
         "ddp-by-two": {"copy": "ddp-stopped"}, "fsdp-by-two": {"copy": "fsdp-stopped"},
+        "one-by-two-ddp": {"copy": "one-stopped"}, "one-by-two-fsdp": {"copy": "one-stopped", "parallel": "fsdp"},
         "scheduled-on": {"copy": "scheduled"}, "scheduled-whole": {"steps": 40, "save_every": 100},
     })  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -101,7 +105,9 @@ def two(home: Path, train_jobs: Callable[..., subprocess.CompletedProcess[str]])
 def four(two: Path, train_jobs: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
     """Runs of four processes on what they take for two machines."""
     result = train_jobs(4, {
-        "ddp-4": {}, "ddp-adamw-4": {"optimizer": "adamw"}, "fsdp-4": {"parallel": "fsdp"},
+        "ddp-4": {}, "ddp-4-again": {}, "ddp-adamw-4": {"optimizer": "adamw"},
+        "fsdp-4": {"parallel": "fsdp"}, "fsdp-4-again": {"parallel": "fsdp"},
+        "fsdp-adamw-4": {"parallel": "fsdp", "optimizer": "adamw"},
         "hsdp-4": {"parallel": "hsdp", "save_every": 3, "whole": True},
         "ddp-by-four": {"copy": "ddp-stopped", "parallel": "fsdp"},
         "fsdp-by-four": {"copy": "fsdp-stopped", "parallel": "ddp"},

@@ -65,14 +65,21 @@ def _body(work: Callable[..., None], *arguments: Any) -> None:
     os._exit(0)
 
 
-def train_in(folder: str, options: dict[str, Any], said: str | None = None) -> None:
-    """Train, or resume what is there; what is said on the way goes to a file."""
+def train_in(folder: str, options: dict[str, Any], said: str | None = None, examined: bool = False) -> None:
+    """Train, or resume what is there; what is said on the way goes to a file.
+
+    The examination of a finished run takes far longer than training these tiny models. Unless it is asked for, it is
+    left out: weights and checkpoints are on the disk before it.
+    """
     if said is not None:
         descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
     from gpt2 import train
+    from gpt2.training import session
 
+    if not examined:
+        session.finish = lambda *given: None  # type: ignore[assignment]
     progress = said is not None
     if Path(folder, "training", "config.toml").exists():
         train(resume=folder, progress=progress)

@@ -74,7 +74,7 @@ def test_what_the_manifest_promises_is_on_the_disk_before_it_counts(tmp_path: Pa
     lines = [line for line in log.read_text().splitlines() if "/checkpoints" in line]
     synced = [Path(match[1]).name for line in lines if (match := re.search(r"f(?:data)?sync\(\d+<([^>]+)>", line))]
     manifest = synced.index("manifest.json")
-    assert set(synced[:manifest]) == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert sorted(synced[:manifest]) == ["model.safetensors", "optimizer.safetensors", "state.json"], "each once"
     assert synced[manifest + 1].startswith(".step-00000002.tmp-")
     assert synced[manifest + 2 :] == ["checkpoints"]
     (rename,) = [

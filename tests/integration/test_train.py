@@ -19,6 +19,7 @@ from gpt2.checkpoint.store import newest_checkpoint
 from gpt2.data import iter_documents
 from gpt2.errors import CheckpointError, ConfigError, DivergedError, UserError
 from gpt2.training.hooks import Validation
+from tests.faults.harness import PATIENCE
 
 TINY: dict[str, Any] = {
     "d_model": 32, "num_layers": 2, "num_heads": 2, "context_length": 64, "vocab_size": 400, "batch_size": 8,
@@ -249,11 +250,10 @@ def test_signal_saves_and_leaves_a_model_that_works(text: Path, tmp_path: Path, 
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     metrics = out / "training/metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, errors
     assert f"everything is saved; go on with: gpt2 train --resume {out}" in errors
     assert "Traceback" not in errors

@@ -1,6 +1,7 @@
 """Where everything of a run lies. One run is one Hugging Face GPT-2 folder with a `training/` inside."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,9 +67,6 @@ class RunFolder:
                     shutil.rmtree(path, ignore_errors=True)
                 elif path != self.lock:
                     path.unlink()
-            probe = self.training / ".writable"
-            probe.touch()
-            probe.unlink()
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
@@ -77,12 +75,13 @@ class RunFolder:
         """Lock the folder for one trainer, and remove the files that a killed one left half written.
 
         Raises:
-            UserError: another trainer is at work here.
+            UserError: another trainer is at work here, or one of the folders takes no files: better now than at the
+                first save.
         """
         with RunLock(self.lock, note):
-            for folder in (self.path, self.training, self.snapshots):
-                for path in folder.glob(".*.tmp-*"):
-                    path.unlink(missing_ok=True)
+            for folder in (self.path, self.training, self.snapshots, self.checkpoints):
+                if folder.is_dir():
+                    _clear(folder)
             yield
 
     def require(self) -> None:
@@ -95,3 +94,14 @@ class RunFolder:
             parent = self.path.parent
             near = nearest(self.path.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else ""
             raise CheckpointError(f"no run to resume at {self.path}: it has no training/config.toml.{near}")
+
+
+def _clear(folder: Path) -> None:
+    try:
+        for path in folder.glob(".*.tmp-*"):
+            if path.is_file():
+                path.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # can be written
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,12 @@ def _save_together(
 def _begin(final: Path, step: int, size: int) -> Path | None:
     """A folder to fill with `size` bytes; None: this checkpoint is there already."""
     require_free_space(final.parent, int(1.05 * size) + 1_000_000, f"checkpoint {step}")
-    if final.exists():
-        if _problem(final) is None:
-            return None
-        shutil.rmtree(final)
+    if final.exists() and _problem(final) is None:
+        return None
     work = final.parent / f".{final.name}.tmp-{os.getpid()}"
     try:
+        if final.exists():
+            shutil.rmtree(final)
         work.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"cannot write the checkpoint {final}: {error}") from error
@@ -199,8 +199,8 @@ def require_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return checkpoint, skipped
 
 
-def prune_checkpoints(root: Path, keep: int = 2, *, also: Collection[int] = (), every: int | None = None) -> None:
-    """Remove old checkpoints, and what dead processes left of interrupted saves.
+def prune_checkpoints(root: Path, keep: int = 2, *, also: Collection[int] = (), every: int | None = None) -> list[str]:
+    """Remove old checkpoints, and what dead processes left of interrupted saves; tells what cannot be removed.
 
     Args:
         root: the run's folder of checkpoints.
@@ -213,25 +213,33 @@ def prune_checkpoints(root: Path, keep: int = 2, *, also: Collection[int] = (), 
     if every is not None:
         first = {_step(path) // every: path for path in reversed(steps) if _step(path) >= every}
         kept.update(first.values())
-    for path in steps:
-        if path not in kept:
-            _remove(path)
     for path in root.glob(f".{_PREFIX}*.tmp-*"):
         owner = path.name.rpartition("-")[2]
         if not owner.isdigit() or int(owner) == os.getpid() or not is_alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
+    return _remove(path for path in steps if path not in kept)
 
 
 def discard_after(root: Path, step: int) -> None:
-    """Remove the checkpoints of later steps: the run went back, and will come by those steps anew."""
-    for path in _steps(root):
-        if _step(path) > step:
-            _remove(path)
+    """Remove the checkpoints of later steps: the run went back, and will come by those steps anew.
+
+    Raises:
+        UserError: one cannot be removed, and would be taken for what the run is about to save.
+    """
+    if stay := _remove(path for path in _steps(root) if _step(path) > step):
+        raise UserError("; ".join(stay))
 
 
-def _remove(path: Path) -> None:
-    (path / "manifest.json").unlink(missing_ok=True)  # first: a half-removed one must not look whole
-    shutil.rmtree(path, ignore_errors=True)
+def _remove(paths: Iterable[Path]) -> list[str]:
+    """A sentence for each that stays."""
+    stay = []
+    for path in paths:
+        try:
+            (path / "manifest.json").unlink(missing_ok=True)  # first: a half-removed one must not look whole
+            shutil.rmtree(path)
+        except OSError as error:
+            stay.append(f"cannot remove the checkpoint {path}: {error.strerror or error}")
+    return stay
 
 
 def _step(path: Path) -> int:

@@ -107,7 +107,8 @@ class Saving:
     ) -> None:
         save_checkpoint(self.root, step, tensors, state, self.share)
         if self.processes.is_main:
-            prune_checkpoints(self.root, also=() if best is None else (best,), every=self.keep_every)
+            for sentence in prune_checkpoints(self.root, also=() if best is None else (best,), every=self.keep_every):
+                self.say(f"{sentence}; it takes room, training goes on")
 
     def _writing(self) -> bool:
         if self.background.seconds > _SLOW_SECONDS and not self._warned:

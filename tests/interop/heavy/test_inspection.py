@@ -1,9 +1,6 @@
 """Every value of `gpt2.inspection`'s cache against TransformerLens', for the same weights; run by `make interop`."""
 
 import json
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,15 +17,13 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture(scope="module")
 def theirs(trained: tuple[GPT2, Tokenizer], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What TransformerLens found, with its times under "seconds"."""
+    """What TransformerLens found, and what it was asked."""
     folder, job = tmp_path_factory.mktemp("lens"), asked(*trained)
     (folder / "job.json").write_text(json.dumps(job))
-    seconds = heavy(
-        "transformer_lens_cache.py", prepared("GPT2_INTEROP_MODEL"), folder / "job.json", folder / "out.npz"
-    )
+    heavy("transformer_lens_cache.py", prepared("GPT2_INTEROP_MODEL"), folder / "job.json", folder / "out.npz")
     with np.load(folder / "out.npz", allow_pickle=False) as stored:
         found: dict[str, Any] = dict(stored)
-    return {**found, "seconds": seconds, "job": job}
+    return {**found, "job": job}
 
 
 def asked(model: GPT2, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -63,22 +58,3 @@ def test_every_cached_value_is_the_same(trained: tuple[GPT2, Tokenizer], theirs:
 def test_ablations_are_the_same(trained: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
     grid = ablation_grid(*trained, theirs["job"]["documents"], how="zero")
     np.testing.assert_allclose(grid.change[:, :-1].numpy(), theirs["ablation"], atol=1e-4)
-
-
-def test_times_beside_each_other(trained: tuple[GPT2, Tokenizer], theirs: dict[str, Any]) -> None:
-    """Printed, never judged: other work on the machine decides too much."""
-    jobs: dict[str, tuple[Callable[[], object], int]] = {
-        "run": (lambda: run(*trained, theirs["job"]["ids"]), 30),
-        "ablation": (lambda: ablation_grid(*trained, theirs["job"]["documents"], how="zero"), 2),
-    }
-    for name, (work, rounds) in jobs.items():
-        taken = []
-        for _ in range(rounds + 1):
-            start = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - start)
-        ours, other = median(taken[1:]), theirs["seconds"][name]
-        print(
-            f"\n{name}: ours {ours * 1e3:.1f} ms, TransformerLens {other * 1e3:.1f} ms, {ours / other:.2f} of it",
-            end="",
-        )
