@@ -227,7 +227,7 @@ def test_runs_with_the_package_and_the_package_loads_what_it_saves(tmp_path: Pat
     tiny = GPT2(GPT2Config(vocab_size=64, context_length=16, d_model=16, num_layers=1, num_heads=2))
     tiny.generate(torch.zeros(1, 1, dtype=torch.long), max_new_tokens=1)  # said on stderr: the step is being compiled
     run = builder.make_notebook(builder.SOURCE.read_text(encoding="utf-8"))
-    builder.execute(run, tmp_path, timeout=300, env=environment(8))
+    builder.execute(run, tmp_path, env=environment(8))
     text = printed(run)
     assert "the stories that come with the package" in text
     assert SKIPPED not in text
@@ -261,7 +261,7 @@ def test_runs_alone_with_a_text_file(tmp_path: Path) -> None:
         "dropout = 0.0\n", "dropout = 0.1\n"
     )
     run = builder.make_notebook(source)
-    builder.execute(run, tmp_path, timeout=300, env=environment(0, PYTHONPATH=str(blocker)))
+    builder.execute(run, tmp_path, env=environment(0, PYTHONPATH=str(blocker)))
     text = printed(run)
     assert "the package gpt2 is not installed" in text
     assert "from data/TinyStories-train.txt" in text.replace("\\", "/")

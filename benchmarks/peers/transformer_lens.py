@@ -26,7 +26,7 @@ class TransformerLens:
         script = Path(__file__).with_name("transformer_lens_worker.py")
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         self._process = subprocess.Popen(
-            [str(python), str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [str(python), "-P", str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             bufsize=1, env={**os.environ, **offline},
         )  # fmt: skip
         self._ask({**inputs, "threads": torch.get_num_threads()})

@@ -88,7 +88,6 @@ def test_a_disk_that_fills_up_during_training(train: Train, tmp_path: Path) -> N
         pytest.skip("mounting is not allowed here")
     try:
         process = train(disk / "run", *FOREVER)
-        hear(process, "training")
         while not steps_saved(disk / "run"):
             assert process.poll() is None
         with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
@@ -114,7 +113,8 @@ def test_a_folder_that_may_not_be_written_is_refused_before_the_first_step(train
         assert f"gpt2: error: cannot write to {tmp_path}/closed/run" in said
         assert not any(words in said for words in ("Traceback", "validation loss"))
     process = train(tmp_path / "run", *FOREVER)
-    hear(process, "training")
+    while not steps_saved(tmp_path / "run"):
+        assert process.poll() is None
     said = end(process)
     assert process.returncode == 130, said
     before = (tmp_path / "run/training/metrics.jsonl").read_bytes()

@@ -107,7 +107,8 @@ class Attribution(Result):
         axes.vlines(ends, [i - 0.36 for i in links], [i + 1.36 for i in links], color=theme.muted, linewidth=0.7)
         for i, (start, value) in enumerate(zip(starts, values, strict=True)):
             edge = max(start, start + value) + 0.012 * span
-            axes.text(edge, i, f"{value:+.2f}", va="center", fontsize=7.5, color=theme.muted)
+            box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 0.8}  # no line runs through the figure
+            axes.text(edge, i, f"{value:+.2f}", va="center", fontsize=7.5, color=theme.muted, bbox=box)
         axes.set_yticks(range(len(values)), [part for part, _ in chosen])
         limits = (min(reach) - 0.03 * span, max(reach) + 0.14 * span)
         axes.set(xlabel="logits", ylim=(len(values) - 0.4, -0.6), xlim=limits)

@@ -56,7 +56,7 @@ class Checks(Result):
         floor = 1e-9
         values = [max(item.residual, floor) for item in self.items]
         axes.hlines(range(len(values)), floor, values, color=canvas.theme.accent, linewidth=2)
-        axes.plot(values, range(len(values)), "o", color=canvas.theme.accent, markersize=5, clip_on=False)
+        axes.plot(values, range(len(values)), "o", color=canvas.theme.accent, markersize=5, clip_on=False, zorder=3)
         axes.axvline(1e-4, color=canvas.theme.second, linewidth=1, linestyle="--")
         axes.set(xscale="log", xlim=(floor, max(1e-3, 3 * max(values, default=0.0))), ylim=(len(values) - 0.4, -0.6))
         axes.set_xticks([1e-9, 1e-7, 1e-5, 1e-3], ["exact", "1e-7", "1e-5", "1e-3"])

@@ -61,10 +61,12 @@ class HeadSteps(Result):
 
     @property
     def how_to_read(self) -> str:
+        count = len(self.tokens)
+        drawn = f" (the last {_KEYS} of {count}; all count)" if count > _KEYS else ""
         return (
-            "One row per token that the query may see. Left to right: q times k in each dimension; their sum, divided "
-            "by √d; its softmax; the values. Below the values, z: their sum weighted by the attention. Blue above "
-            "zero, orange below, each panel on its own scale."
+            f"One row per token that the query may see{drawn}. Left to right: q times k in each dimension; their sum, "
+            "divided by √d; its softmax; the values. Below the values, z: their sum weighted by the attention. Blue "
+            "above zero, orange below, each panel on its own scale."
         )
 
     def rows(self) -> list[list[str]]:

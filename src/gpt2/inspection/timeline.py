@@ -46,7 +46,7 @@ class Timeline(Result):
 
     @property
     def title(self) -> str:
-        return f"{self.measure[0].upper()}{self.measure[1:]} while {self.of} learned"
+        return f"{self.measure[0].upper()}{self.measure[1:]} while “{self.of}” learned"
 
     @property
     def summary(self) -> str:
@@ -86,10 +86,11 @@ class Timeline(Result):
         axes, theme = canvas.axes(), canvas.theme
         colours = [theme.lines[i % len(theme.lines)] for i in range(len(self.lines))]
         for (name, values), colour in zip(self.lines.items(), colours, strict=True):
-            axes.plot(self.steps, values, marker="o", markersize=3.5, color=colour, linewidth=1.6, label=name)
+            look = {"color": colour, "marker": "o", "markersize": 3.5, "linewidth": 1.6, "clip_on": False}
+            axes.plot(self.steps, values, label=name, **look)
         early = next((step for step in self.steps if step > 0), 1)
         axes.set_xscale("symlog", linthresh=early, linscale=0.3)
-        shown = self.steps if len(self.steps) <= 8 else [*self.steps[:1], *self.steps[2::2]]
+        shown = self.steps if len(self.steps) <= 8 else [self.steps[0], *reversed(self.steps[:1:-2])]
         axes.set_xticks(shown, [f"{step:,}" for step in shown])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("optimizer steps")
