@@ -1,5 +1,9 @@
-"""Comparisons whose truth is known: made-up scores first, then really trained models."""
+"""Comparisons whose truth is known: made-up scores first, then really trained models.
 
+seeds.npz holds the scores of models that differ in nothing but the seed; scripts/seed_noise.py trained them.
+"""
+
+import itertools
 import json
 from pathlib import Path
 
@@ -8,11 +12,10 @@ import pytest
 
 from gpt2 import load, train
 from gpt2.cli import main
-from gpt2.cli.compare import Compare
 from gpt2.data import iter_documents
 from gpt2.errors import DataError
 from gpt2.evaluation.bits_per_byte import Score, score_documents
-from gpt2.evaluation.compare import SEED_NOISE, compare
+from gpt2.evaluation.compare import SEED_NOISE, compare, seed_noise
 from gpt2.evaluation.text import Judged
 
 LN2 = np.log(2)
@@ -28,7 +31,7 @@ def made_up(bits_per_byte: float, seed: int, noise: float = 0.02) -> Score:
 
 def test_pairing_finds_what_separate_intervals_do_not() -> None:
     first, second = made_up(1.20, 1), made_up(1.17, 2)
-    found = compare([first], [second], seed_noise=0)
+    found = compare([first], [second], noise=0)
     assert found.bits_per_byte == pytest.approx(first.bits_per_byte - second.bits_per_byte)
     assert found.is_told_from_noise
     assert "the second is better" in found.verdict()
@@ -72,8 +75,52 @@ def test_other_documents_are_refused_and_one_document_says_nothing() -> None:
     assert not compare([one], [other]).is_told_from_noise
 
 
-def test_the_command_has_the_modules_default() -> None:
-    assert Compare(("a", "b")).seed_noise == SEED_NOISE
+def test_the_assumed_noise_falls_with_the_steps() -> None:
+    assert seed_noise(None) == SEED_NOISE == seed_noise(100) > seed_noise(101)
+    assert seed_noise(500) == seed_noise(10**6) == 0.001
+    short, long = made_up(1.2, 1), made_up(1.19, 2)
+    assert not compare([short], [long], (seed_noise(100), seed_noise(100))).is_told_from_noise
+    assert compare([short], [long], (seed_noise(5000), seed_noise(5000))).is_told_from_noise
+    found = compare([short], [long], (seed_noise(100), seed_noise(200)))
+    assert found.seeds == "assumed, 0.50% and assumed, 0.25%"
+    # By hand: five degrees of freedom a side, and t of 7.35 of them rounded down to 7 is 2.36.
+    spread = (found.training[1] - found.bits_per_byte) if found.training else 0.0
+    seeds = 2.36 * np.hypot(0.005 * short.bits_per_byte, 0.0025 * long.bits_per_byte)
+    documents = (found.documents[1] - found.documents[0]) / 2 if found.documents else 0.0
+    assert spread == pytest.approx(np.hypot(seeds, documents), rel=0.02)
+
+
+def seeds_of(setting: str) -> list[Score]:
+    """Scores of models that differ in the seed alone, of 200 stories."""
+    with np.load(Path(__file__).with_name("seeds.npz"), allow_pickle=False) as held:
+        return [Score(row.astype(float), np.ones(200, int), held["bytes"]) for row in held[setting]]
+
+
+def told_apart(scores: list[Score], noise: float) -> tuple[int, int]:
+    """(pairs told from noise, pairs)."""
+    pairs = list(itertools.combinations(scores, 2))
+    return sum(compare([a], [b], noise).is_told_from_noise for a, b in pairs), len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps", "least"),
+    [("2x32-40", 40, 66), ("2x32-100", 100, 190), ("2x32-200", 200, 66), ("2x64-200", 200, 21)],
+)
+def test_trained_models_that_differ_in_the_seed_are_told_apart_no_more_often_than_promised(
+    setting: str, steps: int, least: int
+) -> None:
+    told, pairs = told_apart(seeds_of(setting), seed_noise(steps))
+    assert pairs >= least
+    assert told <= 0.05 * pairs
+    # By documents alone most pairs differ, and rightly: they are different models.
+    assert told_apart(seeds_of(setting)[:8], 0.0)[0] > 10
+
+
+def test_trained_models_that_have_learned_twice_as_long_are_told_apart() -> None:
+    half, whole = seeds_of("2x32-100"), seeds_of("2x32-200")
+    found = [compare([a], [b], (seed_noise(100), seed_noise(200))) for a, b in zip(half, whole, strict=False)]
+    assert all(difference.is_told_from_noise and difference.bits_per_byte > 0 for difference in found)
+    assert all(compare([a], [a], seed_noise(100)).same for a in half)
 
 
 SMALL = {
@@ -97,9 +144,9 @@ def test_trained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert run is not None
         model, tokenizer = load(run.folder)
         scores.append(score_documents(model, judged.encode(tokenizer), judged.num_bytes, tokenizer.eos_token_id))
-    pairs = [compare([a], [b]) for i, a in enumerate(scores) for b in scores[:i]]
-    assert len(pairs) == 21
-    assert sum(pair.is_told_from_noise for pair in pairs) <= 3  # at 5 %, more than 3 of 20 come once in 60 times
+    told, pairs = told_apart(scores, seed_noise(120))
+    assert pairs == 21
+    assert told <= 1  # 5 % of 21
     train(**text, out=tmp_path / "long", steps=240, seed=9, **SMALL)
     capsys.readouterr()
     arguments = ["compare", str(tmp_path / "0"), str(tmp_path / "0"), str(tmp_path / "long"), "--json"]
@@ -110,6 +157,7 @@ def test_trained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert itself["bits_per_byte"] == 0.0
     assert long["told_from_noise"]
     assert long["bits_per_byte"] > 0.05
+    assert long["seeds"] == "assumed, 0.42% and assumed, 0.21%"
     assert main(["compare", str(tmp_path / "0"), "--text", str(tmp_path / "valid.txt")]) == 2
     assert main(["compare", *(str(tmp_path / f"{i}") for i in range(3)), "--against", str(tmp_path / "long")]) == 0
     assert "after --against is better" in capsys.readouterr().out.replace("those after", "after")

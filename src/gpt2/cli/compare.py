@@ -28,9 +28,9 @@ class Compare:
     """Runs of another recipe; all of `models` are then runs of one."""
     text: tuple[str, ...] = ()
     """Text files or folders; none: the documents that the first run held out."""
-    seed_noise: float = 0.005
-    """Assumed standard deviation over seeds, as a share of bits per byte, where there is one run; 0: seeds do not
-    matter."""
+    seed_noise: float | None = None
+    """Standard deviation over seeds, as a share of bits per byte, where there is one run; none: assumed by the steps
+    that the run has made; 0: seeds do not matter."""
     split: Literal["auto", "paragraph"] = "auto"
     """Files without <|endoftext|> lines: one document each (auto) or one per block of lines (paragraph)."""
     text_field: str = "text"
@@ -49,22 +49,22 @@ def main(argv: Sequence[str]) -> int:
     from gpt2.errors import ConfigError
     from gpt2.evaluation.compare import compare
 
-    noise = options.seed_noise
-    if not 0 <= noise < 1:
-        raise ConfigError(f"seed_noise is a share of bits per byte and must lie in [0, 1), got {noise}")
+    if options.seed_noise is not None and not 0 <= options.seed_noise < 1:
+        raise ConfigError(f"seed_noise is a share of bits per byte and must lie in [0, 1), got {options.seed_noise}")
     if len(options.models) + len(options.against) < 2:
         raise ConfigError("give two models or more to compare; gpt2 evaluate judges a single one")
     judged = _judged(options)
     names = [*options.models, *options.against]
     scores = [_score(name, judged, options) for name in names]
     _warn_of_leaks(names, judged)
+    noises = [_noise(name) if options.seed_noise is None else options.seed_noise for name in names]
     first = len(options.models)
     if options.against:
-        pairs = [("the runs given first", "those after --against", compare(scores[:first], scores[first:], noise))]
+        difference = compare(scores[:first], scores[first:], (noises[0], noises[first]))
+        pairs = [("the runs given first", "those after --against", difference)]
     else:
         pairs = [
-            (names[0], other, compare(scores[:1], [score], noise))
-            for other, score in zip(names[1:], scores[1:], strict=True)
+            (names[0], names[i], compare(scores[:1], [scores[i]], (noises[0], noises[i]))) for i in range(1, first)
         ]
     if options.json:
         print(json.dumps(_to_json(judged, names, scores, pairs)))
@@ -81,6 +81,16 @@ def _judged(options: Compare) -> "Judged":
     return text.from_files(
         options.text, split=options.split, text_field=options.text_field, encoding_errors=options.encoding_errors
     )
+
+
+def _noise(name: str) -> float:
+    """What another seed may have changed, by the steps that the run's record tells of."""
+    from gpt2.checkpoint import RunFolder
+    from gpt2.evaluation.compare import seed_noise
+    from gpt2.report import read_metrics
+
+    records = read_metrics(RunFolder(name).metrics)
+    return seed_noise(max((record["step"] for record in records), default=None))
 
 
 def _warn_of_leaks(names: list[str], judged: "Judged") -> None:

@@ -4,6 +4,7 @@ The percentile bootstrap (Efron, 1979) with whole documents as the unit, since t
 independent. With fewer than about 30 documents percentile intervals come out too narrow.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,7 +19,14 @@ Interval = tuple[float, float]
 def ratio_interval(
     numerators: np.ndarray, denominators: np.ndarray, *, level: float = LEVEL, seed: int = 0
 ) -> Interval | None:
-    """Interval for sum(numerators) / sum(denominators) over resampled documents.
+    """Interval for sum(numerators) / sum(denominators) over resampled documents; see `ratio_estimate`."""
+    return ratio_estimate(numerators, denominators, level=level, seed=seed)[0]
+
+
+def ratio_estimate(
+    numerators: np.ndarray, denominators: np.ndarray, *, level: float = LEVEL, seed: int = 0
+) -> tuple[Interval | None, float]:
+    """How far sum(numerators) / sum(denominators) is known, over resampled documents.
 
     Args:
         numerators: (documents,), such as bits.
@@ -27,19 +35,13 @@ def ratio_interval(
         seed: of the draws; the same seed resamples the same documents.
 
     Returns:
-        (low, high); None with a single document, from which nothing can be said.
+        (low, high) and the standard error; None and infinity with a single document, from which nothing can be said.
     """
     ratios = _ratios(numerators, denominators, seed)
     if ratios is None:
-        return None
+        return None, math.inf
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def ratio_spread(numerators: np.ndarray, denominators: np.ndarray, *, seed: int = 0) -> float | None:
-    """Standard error of sum(numerators) / sum(denominators) over resampled documents; None with a single one."""
-    ratios = _ratios(numerators, denominators, seed)
-    return None if ratios is None else float(ratios.std())
+    return (float(low), float(high)), float(ratios.std())
 
 
 def mean_interval(values: np.ndarray, *, level: float = LEVEL, seed: int = 0) -> Interval | None:
