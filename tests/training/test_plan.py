@@ -118,8 +118,13 @@ def test_fine_tuning_lowers_the_rate_and_keeps_the_vocabulary() -> None:
 
 
 def test_a_text_read_many_times_gets_more_weight_decay() -> None:
+    """The more, the more parameters there are to learn it by heart."""
     once, often = plan_for(10**7, 10**4, steps=10), plan_for(10**5, 100, epochs=8)
     assert once.weight_decay > 0
     assert often.weight_decay == pytest.approx(3 * once.weight_decay)
+    assert plan_for(10**5, 100, epochs=2).weight_decay == once.weight_decay
+    shape = {"num_layers": 4, "vocab_size": 2048, "context_length": 256}
+    middle = plan_for(1_343_000, 1938, epochs=8, d_model=96, num_heads=3, **shape)
+    assert once.weight_decay < middle.weight_decay < often.weight_decay
     assert plan_for(10**5, 100, epochs=8, weight_decay=0.03).weight_decay == 0.03
     assert plan_for(10**5, 100, epochs=8, optimizer="adamw").weight_decay == 0.1

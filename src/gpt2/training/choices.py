@@ -32,8 +32,9 @@ _TOKENS_PER_PARAMETER = 3.0
 # A text can be read about this often before the model learns it by heart.
 _USEFUL_EPOCHS = 10
 
-# From here on a text counts as read many times, and weights decay so many times as fast.
-_MANY_PASSES, _MORE_DECAY = 3, 3
+# From here on a text counts as read many times. Weights then decay faster the more parameters there are for each token
+# of it, up to so many times as fast. Bundled stories, 0.9, 1.7 and 2.7 parameters per token: docs/recipe.md.
+_MANY_PASSES, _DECAY_OF_LARGE, _MOST_DECAY = 3, 1.2, 3.0
 
 # Tokens per optimizer step in a run of 4 million tokens.
 _TOKENS_PER_STEP = 4096
@@ -184,16 +185,22 @@ def choose_tokens_per_step(
     return tokens
 
 
-def choose_weight_decay(settings: TrainSettings, passes: float, reasons: list[str]) -> float:
-    """More for a text that is read several times: the model learns it by heart otherwise."""
+def choose_weight_decay(
+    settings: TrainSettings, config: GPT2Config, train_tokens: int, passes: float, reasons: list[str]
+) -> float:
+    """More for a text that is read several times: the model learns it by heart otherwise, the larger the sooner."""
     chosen = settings.optimization
     if chosen.weight_decay is not None:
         return chosen.weight_decay
     usual = RECIPES[chosen.optimizer].weight_decay
-    if passes < _MANY_PASSES or chosen.optimizer != "muon":
+    times = min(_MOST_DECAY, max(1.0, _DECAY_OF_LARGE * count_parameters(config) / train_tokens))
+    if passes < _MANY_PASSES or chosen.optimizer != "muon" or times == 1.0:
         return usual
-    more = round(_MORE_DECAY * usual, 6)
-    reasons.append(f"weight decay of {more:g} instead of {usual:g}: the text is read {passes:.1f} times")
+    more = float(f"{times * usual:.2g}")
+    reasons.append(
+        f"weight decay of {more:g} instead of {usual:g}: the text is read {passes:.1f} times, "
+        f"by {count_parameters(config) / train_tokens:.1f} parameters for each of its tokens"
+    )
     return more
 
 

@@ -138,7 +138,7 @@ def make_plan(settings: TrainSettings, text: TextFigures, machine: Machine, base
     speed = estimated_tokens_per_second(config, machine)
     steps = count_steps(settings, tokens_per_step, train_tokens)
     tokens = steps * tokens_per_step if steps else (seconds or 0.0) * speed
-    decay = choose_weight_decay(settings, tokens / train_tokens, reasons)
+    decay = choose_weight_decay(settings, config, train_tokens, tokens / train_tokens, reasons)
     return Plan(
         settings,
         vocab_size,
