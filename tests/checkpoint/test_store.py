@@ -197,5 +197,5 @@ def test_an_index_cannot_name_what_lies_elsewhere(tmp_path: Path, name: str) -> 
     shutil.copy(folder / "model.safetensors", tmp_path / "checkpoints/secret.safetensors")
     index = {"version": 1, "tensors": {"w": {"rows": 300, "files": [[name, 0, 300]]}}}
     (folder / "model.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"is no file of this folder|No such file"):
+    with pytest.raises(CheckpointError, match="is no file of this folder"):
         read_tensors(folder, "model")

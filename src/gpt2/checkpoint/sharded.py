@@ -9,6 +9,7 @@ one process the whole. It is JSON: PyTorch's own distributed format keeps its in
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from gpt2.errors import CheckpointError
 from gpt2.files import sha256, sync
+
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What a file of a checkpoint may be called: no folders, for a manifest or an index may come from a stranger."""
 
 Rows = Callable[[str], tuple[int, int, int] | None]
 """Tensor name -> the rows that are here, (first, end, of how many); None: the whole tensor."""
@@ -131,7 +135,7 @@ class _Files:
 
     def _get(self, file: str) -> Any:
         if file not in self._open:
-            if Path(file).name != file:
+            if not FILE_NAME.fullmatch(file):
                 raise ValueError(f"{file!r} is no file of this folder")
             self._open[file] = self._stack.enter_context(safe_open(self._folder / file, framework="pt"))
         return self._open[file]

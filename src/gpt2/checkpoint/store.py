@@ -9,7 +9,6 @@ sha256 of its manifest; the newest checkpoint that is whole wins, and each one s
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt2.checkpoint.sharded import Rows, Share, read_tensors, write_index, write_share
+from gpt2.checkpoint.sharded import FILE_NAME, Rows, Share, read_tensors, write_index, write_share
 from gpt2.errors import CheckpointError, UserError
 from gpt2.files import is_alive, require_free_space, sha256, sync
 
 VERSION = 1
 _PREFIX = "step-"
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no folders: a manifest may come from a stranger
 
 
 @dataclass(frozen=True)
@@ -262,7 +260,7 @@ def _problem(path: Path) -> str | None:
             return "its manifest.json names no state.json"
         for name, expected in manifest["files"].items():
             file = path / name
-            if not _FILE_NAME.fullmatch(name):
+            if not FILE_NAME.fullmatch(name):
                 return f"its manifest.json names {name!r}, which is no file of a checkpoint"
             if not file.is_file():
                 return f"{name} is missing"
