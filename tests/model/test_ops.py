@@ -186,3 +186,15 @@ def test_bfloat16_attention_of_the_cpu_equals_the_reference_in_float32(time: int
     for grad, exact_grad in zip(grads, exact_grads, strict=True):
         difference = (grad.float() - exact_grad).norm() / exact_grad.norm().clamp(min=1e-6)
         assert difference < 0.02 or exact_grad.norm() < 1e-5
+
+
+def test_scoring_without_gradients_takes_the_same_formulas() -> None:
+    """Inputs as large as those of many documents, for which a forward pass has operations of its own on a CPU."""
+    reference, lengths = kernels("reference"), [200, 187, 96, 33, 8]
+    x = 3 * torch.randn(3, sum(lengths), 8, 32, generator=torch.Generator().manual_seed(0))
+    assert x[0].numel() >= fused._MUCH
+    segments, parts = Segments(lengths), x.unsqueeze(1)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused.gelu(x[0]), reference.gelu(x[0]), atol=2e-6, rtol=1e-5)
+        expected = reference.attention(*parts, segments=segments)
+        torch.testing.assert_close(fused.attention(*parts, segments=segments), expected, atol=1e-5, rtol=1e-5)

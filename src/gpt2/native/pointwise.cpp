@@ -33,7 +33,7 @@ template <class T> void store_some(T* p, Floats v, int64_t count) {
   std::memcpy(p, all, count * sizeof(T));
 }
 
-// y = x s and its slope, with s = Phi(x) by GPT-2's formula: 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)).
+// y = x s and, unless null, its slope, with s = Phi(x) by GPT-2's formula: 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)).
 template <class T> void gelu(const T* x, T* y, T* slope, int64_t count, int64_t threads) {
   constexpr float SCALE = 1.59576912f, CUBIC = 0.044715f;  // 2 sqrt(2 / pi)
   blocks_of<T>(count, threads, [=](int64_t i, int64_t some) {
@@ -41,7 +41,7 @@ template <class T> void gelu(const T* x, T* y, T* slope, int64_t count, int64_t 
     Floats share = 1.0f / (1.0f + exponential(-inner * v)), product = v * share;
     store_some(y + i, product, some);
     // d(x s)/dx = s + x s (1 - s) d(2 u)/dx, and d(2 u)/dx = 3 (2 u / x) - 2 SCALE
-    store_some(slope + i, share + product * (1.0f - share) * (3.0f * inner - 2.0f * SCALE), some);
+    if (slope) store_some(slope + i, share + product * (1.0f - share) * (3.0f * inner - 2.0f * SCALE), some);
   });
 }
 

@@ -1,4 +1,4 @@
-"""Training's operations on a CPU as calls into `native/attention.cpp` and `native/pointwise.cpp`.
+"""Operations of training, and of scoring, on a CPU as calls into `native/attention.cpp` and `native/pointwise.cpp`.
 
 PyTorch writes and reads every intermediate result of GELU, softmax and attention from end to end; these make each in
 one pass while it is in the core's own cache. Calls use PyTorch's threads; any number of them gives the same bits.
@@ -32,7 +32,7 @@ def suits(x: Tensor) -> bool:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x * Phi(x) by GPT-2's tanh formula, any shape; the slope is made in the same pass and kept in place of x."""
+    """x * Phi(x) by GPT-2's tanh formula, any shape; the slope, where it is wanted, is made in the same pass."""
     y: Any = _Gelu.apply(x)
     return y
 
@@ -57,8 +57,8 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
-        y, slope = torch.empty_like(x), torch.empty_like(x)
-        pointers = (x.data_ptr(), y.data_ptr(), slope.data_ptr())
+        y, slope = torch.empty_like(x), torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        pointers = (x.data_ptr(), y.data_ptr(), slope.data_ptr() if slope is not None else None)
         _library().gpt2_gelu(*pointers, x.numel(), _TYPES[x.dtype], _threads())
         ctx.save_for_backward(slope)
         return y

@@ -12,6 +12,9 @@ from torch import Tensor
 from gpt2.model.ops import IGNORED, Tap, causal_mask, cpu_attention, cpu_native, reference
 from gpt2.model.segments import Segments
 
+# Numbers from which on a forward pass alone takes the compiled operations. A rule, no measurement: the same call must
+# always round alike.
+_MUCH = 2**17
 # Logits alive at once in the loss: on a CPU few enough to stay in its cache.
 _LOSS_LOGITS = {"cpu": 2**20, "cuda": 2**27, "mps": 2**24}
 
@@ -43,7 +46,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, tap: Tap
 
 def gelu(x: Tensor) -> Tensor:
     """See `reference.gelu`."""
-    if _trains(x) and cpu_native.suits(x):
+    if (_trains(x) or _is_much(x)) and cpu_native.suits(x):
         return cpu_native.gelu(x)
     return F.gelu(x, approximate="tanh")
 
@@ -69,7 +72,7 @@ def attention(
     whole = mask is None and queries == keys
     if whole and _suits_cpu_attention(q, segments):
         return cpu_attention.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]), dropout)
-    if whole and dropout == 0.0 and _trains(q) and cpu_native.suits(q):
+    if whole and dropout == 0.0 and (_trains(q) or (segments and _is_much(q))) and cpu_native.suits(q):
         return cpu_native.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]))
     if whole and segments is not None:
         return _packed_attention(q, k, v, segments, dropout)
@@ -85,6 +88,11 @@ def _suits_cpu_attention(q: Tensor, segments: Segments | None) -> bool:
 
 def _trains(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _is_much(x: Tensor) -> bool:
+    """Worth a compiled operation where nothing is trained: scoring documents, not one prompt."""
+    return x.numel() >= _MUCH and not torch.compiler.is_compiling()
 
 
 def _scaled_dot_product(
