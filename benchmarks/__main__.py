@@ -5,9 +5,9 @@ import fnmatch
 import sys
 
 from benchmarks import gpu, machine, measure, report
-from benchmarks.rows import decoding, inspection, preparation, saving, start, tap, time_to_loss, training
+from benchmarks.rows import decoding, inspection, preparation, saving, serving, start, tap, time_to_loss, training
 
-_MODULES = (training, time_to_loss, saving, start, decoding, tap, inspection, preparation)
+_MODULES = (training, time_to_loss, saving, start, decoding, serving, tap, inspection, preparation)
 
 
 def all_rows() -> dict[str, measure.Row]:
