@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,11 @@ def served(
         return done.rate
 
     asked = {"model": model, "prompt": before + "Once upon a time", "max_tokens": _GREEDY, "temperature": 0}
-    text, error = text_of(asyncio.run(ask(port, "/v1/completions", {**asked, "stream": True}))[0])
+    for _ in range(200):  # llama.cpp's listens before its model is loaded
+        text, error = text_of(asyncio.run(ask(port, "/v1/completions", {**asked, "stream": True}))[0])
+        if "503" not in error[:15]:
+            break
+        time.sleep(0.1)
     if error:
         raise RuntimeError(f"{command[0]}: {error}")
     measure(2.0)
