@@ -9,7 +9,7 @@ from gpt2 import native, train
 from gpt2.data import iter_documents
 from gpt2.errors import CheckpointError
 from gpt2.files import sha256
-from gpt2.training.hooks import Validation
+from tests.integration.breaking import break_off
 
 OPTIONS: dict[str, Any] = {
     "d_model": 32, "num_layers": 1, "num_heads": 1, "context_length": 64, "vocab_size": 300, "batch_size": 4,
@@ -31,26 +31,12 @@ def weights(folder: Path) -> str:
     return sha256(folder / "model.safetensors")
 
 
-def broken_off(text: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Validation.__call__
-
-    def break_off(self: Validation, trainer: Any, result: Any) -> None:
-        original(self, trainer, result)
-        if trainer.state.step == 4:
-            raise RuntimeError("the power went off")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "__call__", break_off)
-        with pytest.raises(RuntimeError, match="power"):
-            train([text], out=out, **OPTIONS)
-
-
 def test_a_run_begun_without_a_compiler_goes_on_without(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with native.refused("no compiler yet"):
         train([text], out=tmp_path / "whole", **OPTIONS)
-        broken_off(text, tmp_path / "broken", monkeypatch)
+        break_off(text, tmp_path / "broken", 4, monkeypatch, **OPTIONS)
     train(resume=tmp_path / "broken", progress=False)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
     train([text], out=tmp_path / "compiled", **OPTIONS)
@@ -60,9 +46,20 @@ def test_a_run_begun_without_a_compiler_goes_on_without(
 def test_a_run_begun_with_compiled_operations_is_not_resumed_by_others(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken_off(text, tmp_path / "run", monkeypatch)
+    break_off(text, tmp_path / "run", 4, monkeypatch, **OPTIONS)
     before = weights(tmp_path / "run")
     with native.refused("there is no C++ compiler"), pytest.raises(CheckpointError, match=r"no C\+\+ compiler.*--from"):
         train(resume=tmp_path / "run", progress=False)
     assert weights(tmp_path / "run") == before
     train(resume=tmp_path / "run", progress=False)
+
+
+def test_a_run_of_the_reference_kernels_needs_no_compiler(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "kernels": "reference"}
+    train([text], out=tmp_path / "whole", **options)
+    break_off(text, tmp_path / "broken", 4, monkeypatch, **options)
+    with native.refused("there is no C++ compiler"):
+        train(resume=tmp_path / "broken", progress=False)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")

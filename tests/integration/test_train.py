@@ -20,6 +20,7 @@ from gpt2.data import iter_documents
 from gpt2.errors import CheckpointError, ConfigError, DivergedError, UserError
 from gpt2.training.hooks import Validation
 from tests.faults.harness import PATIENCE
+from tests.integration.breaking import break_off
 
 TINY: dict[str, Any] = {
     "d_model": 32, "num_layers": 2, "num_heads": 2, "context_length": 64, "vocab_size": 400, "batch_size": 8,
@@ -100,17 +101,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     options = {**TINY, "dropout": 0.2, "optimizer": optimizer, "micro_batch_tokens": 200, "epochs": 1.5, "evals": 4}
     whole = train([text], out=tmp_path / "whole", **options)
     assert whole is not None
-    original = Validation.__call__
-
-    def break_off(self: Validation, trainer: Any, result: Any) -> None:
-        original(self, trainer, result)
-        if trainer.state.step == whole.steps // 2:
-            raise RuntimeError("the power went off")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "__call__", break_off)
-        with pytest.raises(RuntimeError, match="power"):
-            train([text], out=tmp_path / "broken", **options)
+    break_off(text, tmp_path / "broken", whole.steps // 2, monkeypatch, **options)
     resumed = train(resume=tmp_path / "broken", progress=False)
     assert resumed is not None
     assert resumed.steps == whole.steps
@@ -167,17 +158,7 @@ def test_fine_tuning_takes_its_dropout_and_kernels_and_resumes_bit_for_bit(
     assert whole is not None
     assert (whole.model.config.dropout, whole.model.transformer.drop.p) == (0.3, 0.3)
     assert whole.model.kernels.name == "reference"
-    original = Validation.__call__
-
-    def break_off(self: Validation, trainer: Any, result: Any) -> None:
-        original(self, trainer, result)
-        if trainer.state.step == 5:
-            raise RuntimeError("the power went off")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "__call__", break_off)
-        with pytest.raises(RuntimeError, match="power"):
-            train([text], out=tmp_path / "broken", **options)
+    break_off(text, tmp_path / "broken", 5, monkeypatch, **options)
     train(resume=tmp_path / "broken", progress=False)
     assert weights_hash(tmp_path / "whole") == weights_hash(tmp_path / "broken")
     with pytest.raises(ConfigError, match="drop --from"):

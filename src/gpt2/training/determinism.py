@@ -24,19 +24,20 @@ class Deterministic:
         torch.use_deterministic_algorithms(self.before)
 
 
-def uses_native(machine: Machine) -> bool:
-    """Whether training there runs operations compiled from C++: only on CPUs, and only where they could be built."""
-    return machine.device.type == "cpu" and native.library()[0] is not None
+def uses_native(machine: Machine, kernels: str) -> bool:
+    """Whether training there runs operations compiled from C++: fused kernels, on a CPU, where they could be built."""
+    return kernels == "fused" and machine.device.type == "cpu" and native.library()[0] is not None
 
 
-def same_operations(machine: Machine, checkpoint: Checkpoint | None) -> AbstractContextManager[None]:
+def same_operations(machine: Machine, kernels: str, checkpoint: Checkpoint | None) -> AbstractContextManager[None]:
     """Within this, a resumed run has the operations that it had before: others differ in the last bits.
 
     Raises:
         CheckpointError: it had compiled ones, and there are none here.
     """
-    before = uses_native(machine) if checkpoint is None else checkpoint.state.get("native", False)
-    if before == uses_native(machine):
+    now = uses_native(machine, kernels)
+    before = now if checkpoint is None else checkpoint.state.get("native", False)
+    if before == now:
         return contextlib.nullcontext()
     if before:
         raise CheckpointError(

@@ -156,7 +156,7 @@ class Session:
     def _begin(self) -> Checkpoint | None:
         """The checkpoint to go on from, restored; or a folder made ready."""
         checkpoint = self.state.restore(self._note) if self.settings.run.resume else None
-        self.operations = same_operations(self.plan.machine, checkpoint)
+        self.operations = same_operations(self.plan.machine, self.model.kernels.name, checkpoint)
         if checkpoint is not None:
             self.say(f"  {'resumed':<9} at step {checkpoint.step:,} from {checkpoint.path}")
         if self.processes.is_main:
@@ -191,7 +191,7 @@ class Session:
             validation=dict(self.validation.state),
             guard=self.guard.state_dict(),
             compiled=self.compiled,
-            native=uses_native(self.plan.machine),
+            native=uses_native(self.plan.machine, self.model.kernels.name),
         )
 
     def _saving(self, requests: Requests, bar: Progress) -> Saving:
