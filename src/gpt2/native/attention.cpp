@@ -33,25 +33,19 @@ static_assert(BLOCK % TILE_ROWS == 0 && BLOCK % TILE_COLUMNS == 0);
 
 int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// out(row, column, numbers) takes each piece of a b, where a has `rows` (rounded up to tiles) and b as many columns.
-// Element (r, i) of a is a[r * down + i * right], row i of b begins at b[i * width].
+// Each piece of a b, for one tile: element (r, i) of a is a[r * down + i * right], row i of b begins at b[i * width].
 template <class Out>
-inline void product(const float* a, int64_t down, int64_t right, const float* b, int64_t width, int64_t rows,
-                    int64_t inner, int64_t columns, Out out) {
-  for (int64_t column = 0; column < columns; column += TILE_COLUMNS)
-    for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-      Floats sums[TILE_ROWS][TILE_VECTORS] = {};
-      const float *left = a + row * down, *above = b + column;
-      for (int64_t i = 0; i < inner; i++, left += right, above += width)
+inline void tile(const float* a, int64_t down, int64_t right, const float* b, int64_t width, int64_t inner, Out out) {
+  Floats sums[TILE_ROWS][TILE_VECTORS] = {};
+  for (int64_t i = 0; i < inner; i++, a += right, b += width)
 #pragma GCC unroll 16
-        for (int r = 0; r < TILE_ROWS; r++)
+    for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
-          for (int c = 0; c < TILE_VECTORS; c++) sums[r][c] += left[r * down] * load(above + c * LANES);
+      for (int c = 0; c < TILE_VECTORS; c++) sums[r][c] += a[r * down] * load(b + c * LANES);
 #pragma GCC unroll 16
-      for (int r = 0; r < TILE_ROWS; r++)
+  for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < TILE_VECTORS; c++) out(row + r, column + c * LANES, sums[r][c]);
-    }
+    for (int c = 0; c < TILE_VECTORS; c++) out(r, c * LANES, sums[r][c]);
 }
 
 // Room of one thread. Rows and columns beyond a document's and a head's own are zero, or hidden by the mask.
@@ -93,13 +87,58 @@ void write_rows(const float* from, int64_t width, int64_t count, int64_t dim, in
     for (int64_t i = 0; i < dim; i++) store_one(to + t * stride + i, factor * from[t * width + i]);
 }
 
-// Scores of the queries [from, from + BLOCK) with every key up to the last of them; the future is hidden.
-void score(Room& room, int64_t from, int64_t keys, float scale) {
-  product(room.q + from * room.dim, room.dim, 1, room.k_transposed, room.wide, BLOCK, room.dim, keys,
-          [&](int64_t r, int64_t s, Floats v) { store(room.scores + r * room.wide + s, v * scale); });
-  for (int64_t r = 0; r < BLOCK; r++)
-    for (int64_t s = from + r + 1; s < keys; s++) room.scores[r * room.wide + s] = -INFINITY;
-}
+// The queries [from, from + rows) of a document. Tiles of its staircase that lie wholly in the future are never made.
+struct Block {
+  Room& room;
+  int64_t from, rows;
+
+  Block(Room& room, int64_t from, int64_t count)
+      : room(room), from(from), rows(std::min<int64_t>(BLOCK, up(count - from, TILE_ROWS))) {}
+  // How many keys the tile of this query meets: all that its last query sees.
+  int64_t keys(int64_t row) const { return from + row / TILE_ROWS * TILE_ROWS + TILE_ROWS; }
+
+  // x y^T for each query and key: x (rows, dim), y transposed; out(query, key, numbers).
+  template <class Out> void by_keys(const float* x, const float* transposed, Out out) const {
+    for (int64_t key = 0; key < from + rows; key += TILE_COLUMNS)
+      for (int64_t row = std::max<int64_t>(0, key - from) / TILE_ROWS * TILE_ROWS; row < rows; row += TILE_ROWS)
+        tile(x + row * room.dim, room.dim, 1, transposed + key, room.wide, room.dim,
+             [&](int64_t r, int64_t c, Floats v) { out(row + r, key + c, v); });
+  }
+
+  // For each query the sum of y (keys, dim) over its keys, weighted by p (rows, keys).
+  template <class Out> void over_keys(const float* p, const float* y, Out out) const {
+    for (int64_t column = 0; column < room.dim; column += TILE_COLUMNS)
+      for (int64_t row = 0; row < rows; row += TILE_ROWS)
+        tile(p + row * room.wide, room.wide, 1, y + column, room.dim, keys(row),
+             [&](int64_t r, int64_t c, Floats v) { out(row + r, column + c, v); });
+  }
+
+  // To each key's row of `to`, the sum of x (rows, dim) over the queries that see it, weighted by p (rows, keys).
+  void add_over_queries(const float* p, const float* x, float* to) const {
+    for (int64_t column = 0; column < room.dim; column += TILE_COLUMNS)
+      for (int64_t key = 0; key < from + rows; key += TILE_ROWS) {
+        int64_t first = std::max<int64_t>(0, key - from);
+        float* place = to + key * room.dim + column;
+        tile(p + first * room.wide + key, 1, room.wide, x + first * room.dim + column, room.dim, rows - first,
+             [&](int64_t r, int64_t c, Floats v) {
+               float* sum = place + r * room.dim + c;
+               store(sum, load(sum) + v);
+             });
+      }
+  }
+
+  // Calls with each query's row of scores and its padded length; the future in it is hidden.
+  template <class Each> void scored(float scale, Each each) const {
+    by_keys(room.q + from * room.dim, room.k_transposed,
+            [&](int64_t r, int64_t s, Floats v) { store(room.scores + r * room.wide + s, v * scale); });
+    for (int64_t r = 0; r < rows; r++) {
+      float* row = room.scores + r * room.wide;
+      int64_t length = up(keys(r), LANES);
+      for (int64_t s = from + r + 1; s < length; s++) row[s] = -INFINITY;
+      each(r, row, length);
+    }
+  }
+};
 
 template <class T> void forward(const Attention& a, Room& room, int64_t start, int64_t count, int64_t head) {
   int64_t place = start * a.stride + head * a.dim, tokens = a.heads * a.dim;
@@ -108,14 +147,12 @@ template <class T> void forward(const Attention& a, Room& room, int64_t start, i
   read_transposed((const T*)a.k + place, a.stride, count, a.dim, room.wide, room.k_transposed);
   float factors[BLOCK], scale = 1.0f / std::sqrt((float)a.dim);
   for (int64_t from = 0; from < count; from += BLOCK) {
-    int64_t keys = from + BLOCK;
-    score(room, from, keys, scale);
-    for (int64_t r = 0; r < BLOCK; r++) {
-      float* row = room.scores + r * room.wide;
+    Block block(room, from, count);
+    block.scored(scale, [&](int64_t r, float* row, int64_t length) {
       Floats peaks = load(row), sums{};
-      for (int64_t s = LANES; s < keys; s += LANES) peaks = larger(peaks, load(row + s));
+      for (int64_t s = LANES; s < length; s += LANES) peaks = larger(peaks, load(row + s));
       float peak = largest(peaks);
-      for (int64_t s = 0; s < keys; s += LANES) {
+      for (int64_t s = 0; s < length; s += LANES) {
         Floats e = exponential(load(row + s) - peak);
         store(row + s, e);
         sums += e;
@@ -123,9 +160,10 @@ template <class T> void forward(const Attention& a, Room& room, int64_t start, i
       float all = total(sums);
       factors[r] = 1.0f / all;
       if (from + r < count) a.log_sums[(start + from + r) * a.heads + head] = peak + std::log(all);
-    }
-    product(room.scores, room.wide, 1, room.v, room.dim, BLOCK, keys, room.dim,
-            [&](int64_t r, int64_t i, Floats v) { store(room.dq + (from + r) * room.dim + i, v * factors[r]); });
+    });
+    block.over_keys(room.scores, room.v, [&](int64_t r, int64_t i, Floats v) {
+      store(room.dq + (from + r) * room.dim + i, v * factors[r]);
+    });
   }
   write_rows(room.dq, room.dim, count, a.dim, tokens, 1.0f, (T*)a.z + start * tokens + head * a.dim);
 }
@@ -146,28 +184,19 @@ template <class T> void backward(const Attention& a, Room& room, int64_t start, 
   }
   float scale = 1.0f / std::sqrt((float)a.dim);
   for (int64_t from = 0; from < count; from += BLOCK) {
-    int64_t keys = from + BLOCK, rows = from + BLOCK;
-    score(room, from, keys, scale);
-    for (int64_t r = 0; r < BLOCK; r++) {
-      float* row = room.scores + r * room.wide;
+    Block block(room, from, count);
+    block.scored(scale, [&](int64_t r, float* row, int64_t length) {
       float log_sum = from + r < count ? a.log_sums[(start + from + r) * a.heads + head] : 0.0f;
-      for (int64_t s = 0; s < keys; s += LANES) store(row + s, exponential(load(row + s) - log_sum));
-    }
-    product(room.dz + from * room.dim, room.dim, 1, room.v_transposed, room.wide, BLOCK, room.dim, keys,
-            [&](int64_t r, int64_t s, Floats v) {
-              float offset = from + r < count ? room.offsets[from + r] : 0.0f;
-              store(room.slopes + r * room.wide + s, load(room.scores + r * room.wide + s) * (v - offset));
-            });
-    auto add = [&](float* to) {
-      return [&room, to](int64_t s, int64_t i, Floats v) {
-        float* place = to + s * room.dim + i;
-        store(place, load(place) + v);
-      };
-    };
-    product(room.scores, 1, room.wide, room.dz + from * room.dim, room.dim, rows, BLOCK, room.dim, add(room.dv));
-    product(room.slopes, 1, room.wide, room.q + from * room.dim, room.dim, rows, BLOCK, room.dim, add(room.dk));
-    product(room.slopes, room.wide, 1, room.k, room.dim, BLOCK, keys, room.dim,
-            [&](int64_t r, int64_t i, Floats v) { store(room.dq + (from + r) * room.dim + i, v); });
+      for (int64_t s = 0; s < length; s += LANES) store(row + s, exponential(load(row + s) - log_sum));
+    });
+    block.by_keys(room.dz + from * room.dim, room.v_transposed, [&](int64_t r, int64_t s, Floats v) {
+      float offset = from + r < count ? room.offsets[from + r] : 0.0f;
+      store(room.slopes + r * room.wide + s, load(room.scores + r * room.wide + s) * (v - offset));
+    });
+    block.add_over_queries(room.scores, room.dz + from * room.dim, room.dv);
+    block.add_over_queries(room.slopes, room.q + from * room.dim, room.dk);
+    block.over_keys(room.slopes, room.k,
+                    [&](int64_t r, int64_t i, Floats v) { store(room.dq + (from + r) * room.dim + i, v); });
   }
   write_rows(room.dq, room.dim, count, a.dim, tokens, scale, (T*)a.q_gradient + own);
   write_rows(room.dk, room.dim, count, a.dim, tokens, scale, (T*)a.k_gradient + own);
