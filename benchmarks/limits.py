@@ -2,10 +2,16 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
+from benchmarks.measure import Missing
 from benchmarks.shapes import Shape
+from gpt2.device import matmul_speed
+
+# A type this much slower than the other is no tool's best configuration, and would take hours to show it.
+_HOPELESS = 0.2
 
 
 def best_seconds(work: Callable[[], object], seconds: float) -> float:
@@ -19,8 +25,23 @@ def best_seconds(work: Callable[[], object], seconds: float) -> float:
     return best
 
 
-def training_products(shape: Shape, dtype: torch.dtype, seconds: float = 1.5) -> tuple[str, float]:
-    """Tokens/s if a training step were its matrix products alone: each weight's forward and both backward ones."""
+@cache
+def _speeds() -> dict[torch.dtype, float]:
+    return {dtype: matmul_speed(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+
+def require(dtype: torch.dtype) -> None:
+    """Raises `Missing` where this processor only emulates the type."""
+    if _speeds()[dtype] < _HOPELESS * max(_speeds().values()):
+        raise Missing(f"this processor computes {str(dtype).removeprefix('torch.')} by emulation")
+
+
+def training_products(shape: Shape, seconds: float = 1.5) -> tuple[str, float]:
+    """Tokens/s if a training step were its matrix products alone: each weight's forward and both backward ones.
+
+    In the type that this machine computes faster.
+    """
+    dtype = max(_speeds(), key=_speeds().__getitem__)
     config, tokens = shape.config, shape.tokens
     d = config.d_model
     kinds = {(d, 3 * d): 1, (d, d): 1, (d, 4 * d): 1, (4 * d, d): 1}

@@ -24,26 +24,31 @@ def rows() -> list[Row]:
 
 def row(shape: Shape) -> Row:
     """Each peer in every configuration that may be its best."""
-    entries = [Entry(f"gpt2-from-scratch {kind}", partial(ours, shape, dtype), True) for kind, dtype in _TYPES.items()]
-    entries.append(Entry("gpt2-from-scratch bf16, Muon", partial(ours, shape, torch.bfloat16, "muon"), True))
+    entries = []
     for kind, dtype in _TYPES.items():
-        for compiled in (False, True):
-            how = f"{kind}, {'compiled' if compiled else 'eager'}"
-            entries.append(Entry(f"nanoGPT style {how}", partial(nanogpt, shape, dtype, compiled)))
-    entries += [
-        Entry(f"transformers {kind}, eager", partial(transformers, shape, dtype)) for kind, dtype in _TYPES.items()
-    ]
-    entries.append(Entry("litgpt bf16, eager", partial(lit, shape, torch.bfloat16)))
+        entries += [
+            Entry(f"gpt2-from-scratch {kind}", partial(_in, dtype, ours, shape), True),
+            Entry(f"gpt2-from-scratch {kind}, Muon", partial(_in, dtype, ours, shape, optimizer="muon"), True),
+            Entry(f"nanoGPT style {kind}, eager", partial(_in, dtype, nanogpt, shape, compiled=False)),
+            Entry(f"nanoGPT style {kind}, compiled", partial(_in, dtype, nanogpt, shape, compiled=True)),
+            Entry(f"transformers {kind}, eager", partial(_in, dtype, transformers, shape)),
+            Entry(f"litgpt {kind}, eager", partial(_in, dtype, lit, shape)),
+        ]
     return Row(
         f"training-{shape.name}",
         f"Training, {shape.name}, {shape.tokens:,} tokens per step",
         "tokens/s",
         entries,
         partial(agree_on_number, tolerance=2e-2, what="the loss of the first batch, one set of weights,"),
-        partial(limits.training_products, shape, torch.bfloat16),
+        partial(limits.training_products, shape),
         settings=f"forward, backward and AdamW; batch {shape.batch} x {shape.time}, vocabulary "
         f"{shape.config.vocab_size:,}; batches without padding",
     )
+
+
+def _in(dtype: torch.dtype, start: Callable[..., Running], shape: Shape, **settings: object) -> Running:
+    limits.require(dtype)
+    return start(shape, dtype, **settings)
 
 
 def ours(shape: Shape, dtype: torch.dtype, optimizer: str = "adamw") -> Running:
