@@ -55,6 +55,15 @@ def test_the_check_would_see_torch() -> None:
     assert "torch" in modules_after("import gpt2; gpt2.GPT2")
 
 
+def test_training_loads_no_compiler(tmp_path: Path) -> None:
+    """torch.compile takes as long to load as all the rest of a start; who does not use it does not wait for it."""
+    code = (
+        f"import gpt2; gpt2.train([], out={str(tmp_path / 'run')!r}, steps=2, fraction=0.02, vocab_size=300, d_model=16, "
+        "context_length=16, num_layers=1, num_heads=1, batch_size=2, evals=1, device='cpu', progress=False)"
+    )
+    assert [name for name in modules_after(code) if name.startswith(("torch._dynamo", "torch._inductor"))] == []
+
+
 @pytest.mark.parametrize("name", gpt2.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(gpt2, name) is not None

@@ -12,16 +12,29 @@ from gpt2.errors import CheckpointError
 
 
 class Deterministic:
-    """Deterministic algorithms while training: the same run gives the same bits."""
+    """Deterministic algorithms while training: the same run gives the same bits.
+
+    Args:
+        compiled: torch.compile is told too. Telling it loads it, which takes as long as hundreds of small steps.
+    """
+
+    def __init__(self, compiled: bool = False) -> None:
+        self.compiled = compiled
 
     def __enter__(self) -> None:
         self.before = torch.are_deterministic_algorithms_enabled()
         # On CUDA some of them are slow or missing; there the run is as exact as PyTorch's defaults.
-        torch.use_deterministic_algorithms(not torch.cuda.is_available())
+        self._set(not torch.cuda.is_available())
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
 
     def __exit__(self, *_: object) -> None:
-        torch.use_deterministic_algorithms(self.before)
+        self._set(self.before)
+
+    def _set(self, on: bool) -> None:
+        if self.compiled:
+            torch.use_deterministic_algorithms(on)
+        else:
+            torch.set_deterministic_debug_mode("error" if on else "default")
 
 
 def uses_native(machine: Machine, kernels: str) -> bool:

@@ -135,7 +135,7 @@ class Session:
             self.validation.state = checkpoint.state["validation"]
             self.guard.load_state_dict(checkpoint.state["guard"])
         aborted, failed = False, True
-        with requests, Deterministic(), self.operations:
+        with requests, Deterministic(self.compiled), self.operations:
             snapshots = Snapshots(self.folder, self.model, self.average, self.settings.run.snapshots, bar.say)
             snapshots.begin(self.trainer)
             self.trainer.hooks = [bar, self.guard, self.validation, snapshots, self.saving, requests, *extra_hooks]
