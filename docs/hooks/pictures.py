@@ -69,7 +69,7 @@ def _figure(stem: str, text: str, page: Page) -> str:
         f'<img src="{up}{stem}-{theme}.svg#only-{theme}" alt="{html.escape(text)}" loading="lazy">'
         for theme in ("light", "dark")
     ]
-    return f'<figure class="picture">{"".join(images)}</figure>'
+    return f'<figure class="picture" tabindex="0">{"".join(images)}</figure>'  # it scrolls: by keys too
 
 
 @contextmanager
