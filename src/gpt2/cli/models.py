@@ -15,9 +15,10 @@ def open_model(name: str, device: str = "auto") -> "tuple[GPT2, Tokenizer]":
         UserError: there is no such model or device.
     """
     from gpt2.checkpoint import load
-    from gpt2.device import resolve_device
+    from gpt2.device import keep_freed_memory, resolve_device
 
     say_which(name)
+    keep_freed_memory()
     return load(name, device=resolve_device(device))
 
 

@@ -99,13 +99,18 @@ def make_pairs(texts: Sequence[str], per_rule: int = PAIRS_PER_RULE) -> list[Pai
     counts: Counter[str] = Counter()
     pairs = []
     for sentence in _sentences(texts):
+        if all(counts[rule] == per_rule for rule in RULES):
+            break
         for rule, (pattern, fault) in RULES.items():
             if counts[rule] < per_rule and (bad := _spoil(sentence, pattern, fault, known)):
                 pairs.append(Pair(rule, sentence, bad))
                 counts[rule] += 1
-    others = sorted({name for text in texts if (name := cast(text).first)})
-    for text in texts:
-        for pair in _incoherent(text, others):
+    firsts = [cast(text).first for text in texts]
+    others = sorted(set(filter(None, firsts)))
+    for text, first in zip(texts, firsts, strict=True):
+        if all(counts[rule] == per_rule for rule in COHERENCE):
+            break
+        for pair in _incoherent(text, first, others):
             if counts[pair.rule] < per_rule:
                 pairs.append(pair)
                 counts[pair.rule] += 1
@@ -127,12 +132,12 @@ def accuracy(pairs: Sequence[Pair], good_nats: np.ndarray, bad_nats: np.ndarray)
     return {**shares, "all": float(np.mean(list(shares.values())))} if shares else {}
 
 
-def _incoherent(text: str, names: Sequence[str]) -> Iterator[Pair]:
+def _incoherent(text: str, first: str | None, names: Sequence[str]) -> Iterator[Pair]:
     """The beginning of a story, and the same with one fault that only the sentences before show."""
     told = sentences(text)[:8]
     beginnings = [(" ".join(told[:n]) + " ", told[n]) for n in range(1, len(told))]
     beginnings = [(before, told) for before, told in beginnings if len(before) <= _MAX_BEFORE and '"' not in told]
-    for rule, spoil in zip(COHERENCE, (partial(_other_name, cast(text).first, names), _other_pronoun), strict=False):
+    for rule, spoil in zip(COHERENCE, (partial(_other_name, first, names), _other_pronoun), strict=False):
         spoilt = ((before, told, spoil(before, told)) for before, told in beginnings)
         pair = next(((before, told, bad) for before, told, bad in spoilt if bad), None)
         if pair is not None:

@@ -38,14 +38,14 @@ class Cast:
 def cast(text: str) -> Cast:
     """Find the names: words that are capitalised within a sentence at least once (family words are no names)."""
     found = list(_WORD.finditer(text))
+    capitalised = [(number, match) for number, match in enumerate(found) if match.group()[0].isupper()]
     names = {
         match.group()
-        for match in found
-        if match.group()[0].isupper()
-        and match.group().lower().replace("’", "'") not in _NO_NAMES
+        for _, match in capitalised
+        if match.group().lower().replace("’", "'") not in _NO_NAMES
         and not _STARTS_SENTENCE.search(text, max(0, match.start() - 8), match.start())
     }
-    places = [(number, match.group().split("'")[0].split("’")[0]) for number, match in enumerate(found)]
+    places = [(number, match.group().split("'")[0].split("’")[0]) for number, match in capitalised]
     mentions = [(number, word) for number, word in places if word in names]
     half = len(found) / 2
     if not mentions or mentions[0][0] >= half:

@@ -65,16 +65,17 @@ def stream_ids(
     fast = max_new_tokens >= _LONG and not was_training
     window = _Window(model, history, use_cache, fast)
     choose = chooser(sampling, fast, window.device)
-    active = set(range(len(prompts)))
+    active = list(range(len(prompts)))
     model.eval()
     try:
         for _ in range(max_new_tokens if prompts else 0):
             with torch.inference_mode():
-                tokens = choose(window.logits(), history, [next(numbers) for numbers in draws])
-            for row, token in enumerate(tokens):
+                logits = window.logits(active)
+                tokens = choose(logits, [history[row] for row in active], [next(draws[row]) for row in active])
+            step = list(zip(active, tokens, strict=True))
+            for row, token in step:
                 history[row].append(token)
-            step = [(row, tokens[row]) for row in sorted(active)]
-            active -= {row for row, token in step if token == eos_token_id}
+            active = [row for row, token in step if token != eos_token_id]
             yield step
             if not active:
                 break
@@ -102,33 +103,31 @@ class _Window:
         self.starts = [0] * len(history)
         self.cache: Any = None
         self.step: Any = None
+        self.places: dict[int, int] = {}  # of each row, where in the cache
 
-    def logits(self) -> Tensor:
-        """(B, V): for the token after each row's last."""
-        slid = self._slide()
+    def logits(self, active: list[int]) -> Tensor:
+        """(active, V): for the token after each one's last. A row once left out does not come back."""
+        slid = self._slide(active)
         if self.cache is None or slid or not self.use_cache:
-            return self._encode()
-        newest = [ids[-1] for ids in self.history]
-        if self.step is not None:
-            return self.step(newest)
-        return self.model(self._tensor(newest).unsqueeze(1), cache=self.cache)[:, -1]
+            return self._encode(active)
+        return self.step([self.history[row][-1] for row in active], [self.places[row] for row in active])
 
-    def _slide(self) -> bool:
+    def _slide(self, active: list[int]) -> bool:
         limit = self.model.config.context_length
-        full = [row for row, ids in enumerate(self.history) if len(ids) - self.starts[row] > limit]
+        full = [row for row in active if len(self.history[row]) - self.starts[row] > limit]
         for row in full:
             self.starts[row] = len(self.history[row]) - max(1, limit // 2)
         return bool(full)
 
-    def _encode(self) -> Tensor:
-        views = [ids[start:] for ids, start in zip(self.history, self.starts, strict=True)]
+    def _encode(self, active: list[int]) -> Tensor:
+        views = [self.history[row][self.starts[row] :] for row in active]
         width = max(len(view) for view in views)
         padding = self._tensor([width - len(view) for view in views])
         ids = self._tensor([[0] * (width - len(view)) + view for view in views])
+        self.places = {row: place for place, row in enumerate(active)}
         self.cache = self.model.new_cache(len(views), padding)
         logits = self.model(ids, cache=self.cache)[:, -1]
-        if self.fast and self.use_cache:
-            self.step = self.model.decoder(self.cache)
+        self.step = self.model.decoder(self.cache, fast=self.fast and self.use_cache)
         return logits
 
     def _tensor(self, values: list[Any]) -> Tensor:

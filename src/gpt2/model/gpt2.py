@@ -17,7 +17,7 @@ from gpt2.model.initialization import initialize
 from gpt2.model.kv_cache import KVCache, LayerCache
 from gpt2.model.layers import MLP, Dropout, Embedding, LayerNorm
 from gpt2.model.ops import Kernels, Tap, kernels, scope
-from gpt2.model.ops.decode import DecodingStep, decoding_step
+from gpt2.model.ops.decode import DecodingStep, decoding_step, plain_step
 from gpt2.model.segments import Segments
 from gpt2.model.weight_files import WEIGHTS, read_weights
 
@@ -194,9 +194,9 @@ class GPT2(nn.Module):
         dtype = self.compute_dtype or weight.dtype
         return KVCache(self.config, batch, padding=padding, dtype=dtype, device=weight.device)
 
-    def decoder(self, cache: KVCache) -> DecodingStep:
-        """The fastest step of a decoding loop over `cache`; see `ops.decode`."""
-        return decoding_step(self, cache)
+    def decoder(self, cache: KVCache, *, fast: bool = True) -> DecodingStep:
+        """The fastest step of a decoding loop over `cache`, or a forward pass for each; see `ops.decode`."""
+        return decoding_step(self, cache) if fast else plain_step(self, cache)
 
     def generate(
         self,

@@ -12,8 +12,10 @@ from gpt2.device import free_memory
 from gpt2.model.kv_cache import KVCache
 from gpt2.model.ops.step import NativeStep, PackedWeights, obstacle
 
-DecodingStep = Callable[[list[int]], Tensor]
-"""(the id that each row got last) -> logits (B, V) for the next, and the cache holds one token more per row."""
+DecodingStep = Callable[[list[int], list[int]], Tensor]
+"""(newest ids, whose rows they are) -> logits (rows, V) for the next, and the cache holds one token more of these rows.
+A row once left out does not come back.
+"""
 
 _packed: "weakref.WeakKeyDictionary[Any, tuple[Any, PackedWeights]]" = weakref.WeakKeyDictionary()
 
@@ -47,8 +49,10 @@ def plain_step(model: Any, cache: KVCache) -> DecodingStep:
     """One forward pass of the model per step."""
     device = next(model.parameters()).device
 
-    def step(newest: list[int]) -> Tensor:
-        return model(torch.tensor(newest, device=device).unsqueeze(1), cache=cache)[:, -1]
+    def step(newest: list[int], rows: list[int]) -> Tensor:
+        ids = torch.zeros(cache.keys.shape[1], 1, dtype=torch.long, device=device)
+        ids[rows, 0] = torch.tensor(newest, device=device)
+        return model(ids, cache=cache)[rows, -1]
 
     return step
 

@@ -2,7 +2,7 @@
 
 import ctypes
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,23 +189,24 @@ class NativeStep:
     def __init__(self, weights: PackedWeights, cache: KVCache) -> None:
         self.weights, self.cache, batch = weights, cache, cache.keys.shape[1]
         self._bound = _Bound(weights, cache.keys, cache.values, batch)
-        self.logits = self._bound.logits
-        padding = [0] * batch if cache.padding is None else cache.padding.tolist()
+        self._padding = [0] * batch if cache.padding is None else cache.padding.tolist()
         row = _Int * batch
-        self._ids, self._columns, self._kept = row(), row(), (row(*range(batch)), row(*padding))
-        slots, first = map(ctypes.addressof, self._kept)
-        places = ctypes.addressof(self._ids), slots, ctypes.addressof(self._columns), first
+        self._ids, self._slots, self._columns, self._first = row(), row(), row(), row()
+        places = map(ctypes.addressof, (self._ids, self._slots, self._columns, self._first))
         self._rows = _Rows(batch, batch, *places)
 
-    def __call__(self, newest: list[int]) -> Tensor:
-        """The id that each row got last -> its logits (B, V), fp32, overwritten by the next call."""
+    def __call__(self, newest: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """The newest ids, and whose rows they are -> logits (rows, V), fp32, overwritten by the next call."""
         if self.cache.length >= self.cache.capacity:
             self.cache.positions(1)  # refuses, with the reason
-        self._ids[:] = newest
-        self._columns[:] = [self.cache.length] * len(newest)
+        count = len(newest)
+        self._ids[:count], self._slots[:count] = newest, rows
+        self._columns[:count] = [self.cache.length] * count
+        self._first[:count] = [self._padding[row] for row in rows]
+        self._rows.count = self._rows.answers = count
         self._bound.call(self._bound.address, ctypes.byref(self._rows))
         self.cache.advance(1)
-        return self.logits
+        return self._bound.logits[:count]
 
 
 class SlotStep:
