@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gpt2.device import matmul_speed, resolve_device, synchronize
+from gpt2.device import cores, matmul_speed, resolve_device, synchronize
 from gpt2.doctor.self_check import Check, self_check
 from gpt2.files import human_bytes
 
@@ -78,11 +78,10 @@ def _checks(device: torch.device) -> Iterator[Check]:
 
 def _machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "processor": _processor(),
-        "processors usable": usable,
+        "processors usable": cores(),
         "threads of PyTorch": torch.get_num_threads(),
         "memory": human_bytes(memory) if memory else "not known",
         "disk free here": human_bytes(shutil.disk_usage(Path.cwd()).free),

@@ -32,7 +32,7 @@ class Slots:
 
     def __init__(self, model: Any, count: int, stretch: int = 64) -> None:
         config, weight = model.config, model.transformer.wte.weight
-        self.count, self.stretch, self._model = count, stretch, model
+        self.count, self.stretch, self.model = count, stretch, model
         compiled = not why_plain(model)
         # Compiled, one column to spare: slots a power of two apart would all fall into few places of the caches.
         # Else a multiple of 16: PyTorch rounds rows that begin between two vectors otherwise than those at one.
@@ -78,21 +78,21 @@ class Slots:
         rows_of: defaultdict[int, list[int]] = defaultdict(list)
         for row in np.argsort(columns, kind="stable").tolist():
             rows_of[int(slots[row])].append(row)
-        device, logits = self.keys.device, self.keys.new_empty((len(ids), self._model.config.vocab_size)).float()
+        device, logits = self.keys.device, self.keys.new_empty((len(ids), self.model.config.vocab_size)).float()
         single = []
         for slot, rows in rows_of.items():
             if columns[rows[0]]:
                 single += rows
                 continue
             prompt = torch.from_numpy(ids[rows]).to(device).unsqueeze(0)
-            logits[rows] = self._model(prompt, cache=_OneSlot(self.keys, self.values, slot))[0]
+            logits[rows] = self.model(prompt, cache=_OneSlot(self.keys, self.values, slot))[0]
         if single:
             batch = np.zeros((2, self.count), dtype=np.int64)
             places = np.full(self.count, self.count)  # who has nothing to add writes into the spare slot
             batch[:, slots[single]], places[slots[single]] = (ids[single], columns[single]), slots[single]
             tokens, at = torch.from_numpy(batch).to(device).unsqueeze(-1)
             cache = _EverySlot(self.keys, self.values, torch.from_numpy(places).to(device), at)
-            logits[single] = self._model(tokens, positions=at, cache=cache)[:, -1][slots[single]]
+            logits[single] = self.model(tokens, positions=at, cache=cache)[:, -1][slots[single]]
         return logits[:answers]
 
 

@@ -28,6 +28,7 @@ _Pointer, _Int, _Float, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_floa
 # Of each function its result's type, then its arguments'.
 _FUNCTIONS = {
     "gpt2_step": (None, _Pointer, _Pointer),
+    "gpt2_burst": (None, _Pointer, _Pointer, _Int, _Int),
     "gpt2_sample": (_Int, _Pointer, _Pointer, _Int, _Float, _Int, _Double, _Float, _Double),
     "gpt2_sample_rows": (None, _Pointer, _Int, _Pointer, _Int, _Int, _Pointer, _Pointer),
     "gpt2_attention": (None, _Pointer),

@@ -4,6 +4,7 @@
 // readings of a few thousand numbers take a few microseconds. Weights are e^(logit - peak), in [0, 1], whose
 // bits as an integer have the same order, so thirty halvings find the border exactly.
 
+#include "step.h"
 #include "vectors.h"
 
 #include <cmath>
@@ -88,7 +89,7 @@ void keep_likeliest(float* e, int64_t size, int64_t most, double mass, float* fe
 
 }  // namespace
 
-// logits (size); room (twice the size, and 48); top_k 0, top_p 1 and min_p 0 leave a filter out.
+// logits (size); room (twice the size, and 48); the rest as in `Choice`.
 extern "C" int64_t gpt2_sample(
     const float* logits, float* room, int64_t size, float temperature, int64_t top_k, double top_p, float min_p,
     double uniform) {
@@ -127,11 +128,6 @@ extern "C" int64_t gpt2_sample(
     if (room[i] > 0) return i;
   return best;
 }
-
-struct Choice {
-  double temperature, top_p, min_p, uniform;
-  int64_t top_k;
-};
 
 // One draw for each row of logits (count, stride), each with its own options.
 extern "C" void gpt2_sample_rows(

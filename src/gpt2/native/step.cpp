@@ -5,6 +5,7 @@
 // weight once, and that is what it costs, so matrices lie in panels of 32 columns that are read from
 // end to end, in fp32, bf16 or int8, and everything else stays in the caches. Sums are in fp32.
 
+#include "step.h"
 #include "vectors.h"
 
 #include <cmath>
@@ -14,7 +15,6 @@
 
 namespace {
 
-constexpr int PANEL = 32;
 constexpr int HALF = PANEL / 2;
 constexpr int ROWS = REGISTERS / 4;  // sequences that share one reading of a panel: their sums take half the registers
 constexpr int SPARE = 16;  // between rows of room, lest eight of them meet in one set of the cache
@@ -26,39 +26,6 @@ Floats gelu(Floats x) {
 }
 
 }  // namespace
-
-extern "C" {
-
-struct Matrix {
-  const void* panels;  // (columns / 32, rows, 32), zeros beyond the last column
-  const float* scale;  // int8: one factor per column; else null
-  const float* bias;   // or null
-  int64_t rows, columns;
-};
-struct Norm {
-  const float *weight, *bias;
-};
-struct Layer {
-  Norm norm1, norm2;
-  Matrix qkv, attention_out, up, down;
-  void *keys, *values;  // (slots, context, heads, head_dim)
-};
-struct Model {
-  int64_t layers, heads, d_model, vocab, context, threads;
-  int64_t weight_type, cache_type;  // 0 fp32, 1 bf16, 2 int8
-  const Layer* layer;
-  const float *tokens, *positions;  // embeddings
-  Norm norm;
-  Matrix head;
-  float *x, *queries, *z, *hidden, *norms, *scores;  // room: see the Python side
-  float* logits;  // (rows, columns of the head rounded up to panels)
-};
-struct Rows {
-  int64_t count, answers;          // rows, and how many of them, the first, want logits
-  const int64_t *ids, *slots;      // of each row: its token, and whose cache it continues
-  const int64_t *columns, *first;  // where in the cache it is stored, and the first column that it sees: its position 0
-};
-}
 
 namespace {
 

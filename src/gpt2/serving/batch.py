@@ -1,5 +1,6 @@
 """The streams that have a slot: their beginning, their steps, their end. All of it in the engine's thread."""
 
+import threading
 import time
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2.model.slots import Slots
+from gpt2.serving.burst import Burst
 from gpt2.serving.choosing import Chooser, log_probabilities, score
 from gpt2.serving.counters import Counters
 from gpt2.serving.plan import Plan
@@ -25,6 +27,7 @@ class Batch:
     Args:
         served: the model.
         count: slots.
+        threads: of the processor, to deal streams to.
         counters: what is counted.
 
     Attributes:
@@ -32,11 +35,15 @@ class Batch:
         present: jobs with a stream in a slot.
     """
 
-    def __init__(self, served: ServedModel, count: int, counters: Counters) -> None:
+    def __init__(self, served: ServedModel, count: int, threads: int, counters: Counters) -> None:
         config = served.model.config
         self.slots, self._counters = Slots(served.model, count), counters
         self._chooser, self._prefixes = Chooser(count, config.vocab_size), Prefixes(count, config.context_length)
         self._plan = Plan(count, self.slots.stretch, whole=not self.slots.exact_in_parts)
+        self._burst: Burst | None = None
+        if Burst.possible(self.slots):
+            self._burst = Burst(self.slots, self._plan, self._chooser, threads)
+        self._lock = threading.Lock()  # whose slot it is, and how many tokens it has
         self._context, self._eos = config.context_length, served.tokenizer.eos_token_id
         self._streams: list[Stream | None] = [None] * count
         self._jobs: dict[int, Job] = {}
@@ -64,7 +71,10 @@ class Batch:
             self._prefixes.copy(source, slot, kept)
         self.free.discard(slot)
         self._prefixes.begin(slot, kept)
-        self._streams[slot], self._jobs[slot] = stream, job
+        with self._lock:
+            self._streams[slot], self._jobs[slot] = stream, job
+            if self._burst is not None:
+                self._burst.leaving[slot] = self._burst.broken[slot] = 0
         self._chooser.assign(slot, stream)
         # The last token of all need not be stored, so one more than there is room for.
         most = min(options.max_tokens, self._context - len(prompt) + 1)
@@ -74,21 +84,52 @@ class Batch:
         self._changed = True
 
     def step(self) -> None:
-        """A token for each stream whose prompt is done, and a stretch of the other prompts."""
-        step = self._plan.next_step()
+        """A stretch of prompts, and a token for each stream whose prompt is done, or several."""
+        burst = self._burst if self._chooser.plain else None
+        if burst is None:
+            self._one_step(self._plan.writing)
+        else:
+            if self._plan.reading:
+                self._one_step(self._plan.writing[:0])
+            if len(self._plan.writing):
+                self._several(burst, self._plan.writing)
+        now = time.monotonic()
+        if now >= self._deadline:
+            for slot in [slot for slot, job in self._jobs.items() if job.deadline <= now]:
+                self._end(slot, "time")
+
+    def _several(self, burst: Burst, writing: NDArray[np.int64]) -> None:
+        places = self._plan.places.copy()
+        slots = burst(writing)
+        places = places[slots]
+        tokens, counts = burst.tokens[slots], burst.made[slots]
+        number = np.arange(tokens.shape[1])
+        computed = number < counts[:, None]  # each token but the last was the next one's input
+        inputs, columns = np.column_stack([places["newest"], tokens[:, :-1]]), places["column"][:, None] + number
+        self._prefixes.store(inputs[computed], np.repeat(slots, counts), columns[computed])
+        self._counters.steps += int(counts.max())
+        self._give(slots, tokens, counts, burst.broken[slots] == 0)
+
+    def _one_step(self, writing: NDArray[np.int64]) -> None:
+        step = self._plan.next_step(writing)
         logits = self.slots.step(step.ids, step.slots, step.columns, step.answers)
         self._prefixes.store(step.ids, step.slots, step.columns)
         self._counters.steps += 1
         for row in step.scored:
             self._score_prompt(int(step.slots[row]), int(step.columns[row]), logits[row])
-        if len(step.asked):
-            raw = logits[: len(step.asked)].cpu()
-            healthy = np.isfinite(raw.amax(dim=-1).numpy())
-            self._give(step.asked, self._chooser.choose(raw, step.asked), healthy, step.begun)
-        now = time.monotonic()
-        if now >= self._deadline:
-            for slot in [slot for slot, job in self._jobs.items() if job.deadline <= now]:
-                self._end(slot, "time")
+        if not len(step.asked):
+            return
+        raw = logits[: len(step.asked)].cpu()
+        healthy = np.isfinite(raw.amax(dim=-1).numpy())
+        tokens = self._chooser.choose(raw, step.asked)
+        self._plan.advance(step.asked, tokens)
+        for slot in step.begun:
+            job = self._jobs[slot]
+            if job.first_token is None:
+                job.first_token = time.monotonic()
+                self._eager[job] = None
+                self._counters.first_token.observe(job.first_token - job.begun)
+        self._give(step.asked, tokens[:, None], np.ones(len(tokens), dtype=np.int64), healthy)
 
     def news(self) -> list[Job]:
         """Jobs whose clients are to be told now of what is new: of first and last tokens at once, of others at a pace
@@ -107,6 +148,15 @@ class Batch:
             self._changed = False
             self.present = list(dict.fromkeys(self._jobs.values()))
             self._deadline = min((job.deadline for job in self.present), default=float("inf"))
+
+    def abandon(self, job: Job) -> None:
+        """The job's client has left: count what its streams have, and give them nothing more. From any thread."""
+        with self._lock:
+            job.lengths = {stream: len(stream.ids) for stream in job.streams}
+            for slot, stream in enumerate(self._streams):
+                if self._burst is not None and stream is not None and stream in job.lengths:
+                    self._burst.leaving[slot] = 1
+                    job.lengths[stream] += int(self._burst.made[slot])
 
     def leave(self, job: Job) -> None:
         """End a job's streams; its client has left."""
@@ -132,21 +182,22 @@ class Batch:
             stream.prompt_scores.append(score(exact, stream.prompt[column + 1], stream.options.logprobs or 0))
 
     def _give(
-        self, slots: NDArray[np.int64], tokens: NDArray[np.int64], healthy: NDArray[np.bool_], begun: list[int]
+        self,
+        slots: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        healthy: NDArray[np.bool_],
     ) -> None:
-        """New tokens to their streams; those that end leave their slots."""
-        done, ended = self._plan.advance(slots, tokens)
-        for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True):
-            stream = self._streams[slot]
-            if stream is not None:
-                stream.ids.append(token)
-        for slot in begun:
-            job = self._jobs[slot]
-            if job.first_token is None:
-                job.first_token = time.monotonic()
-                self._eager[job] = None
-                self._counters.first_token.observe(job.first_token - job.begun)
-        self._counters.new_tokens += len(slots)
+        """New tokens, the first `counts` of each row, to their streams; those that end leave their slots."""
+        with self._lock:
+            for slot, new, count in zip(slots.tolist(), tokens.tolist(), counts.tolist(), strict=True):
+                stream = self._streams[slot]
+                if stream is not None:
+                    stream.ids += new[:count]
+            if self._burst is not None:
+                self._burst.made[slots] = 0
+        self._counters.new_tokens += int(counts.sum())
+        done, ended = self._plan.over(slots)
         for index in np.flatnonzero(done | ~healthy).tolist():
             if healthy[index]:
                 self._end(int(slots[index]), "end" if ended[index] else "length")
@@ -157,7 +208,9 @@ class Batch:
         stream = self._streams[slot]
         if stream is not None:
             stream.error, stream.finish = error, finish
-            self._streams[slot] = None
+            with self._lock:
+                self._streams[slot] = None
+            self._chooser.release(slot)
             self._eager[self._jobs.pop(slot)] = None
             self._plan.remove(slot)
             self.free.add(slot)

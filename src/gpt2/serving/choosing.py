@@ -21,11 +21,16 @@ class Chooser:
     Args:
         slots: how many there are.
         vocab_size: V.
+
+    Attributes:
+        how: of each slot, how its tokens are drawn.
+        draws: (slots, block) the numbers in [0, 1) by which they are, made in advance.
+        used: (slots) how many of them have been.
     """
 
     def __init__(self, slots: int, vocab_size: int) -> None:
-        self._how = np.zeros(slots, dtype=_HOW)
-        self._draws, self._used = np.zeros((slots, _BLOCK)), np.zeros(slots, dtype=np.int64)
+        self.how = np.zeros(slots, dtype=_HOW)
+        self.draws, self.used = np.zeros((slots, _BLOCK)), np.zeros(slots, dtype=np.int64)
         self._generators = [torch.Generator() for _ in range(slots)]
         self._streams: list[Stream | None] = [None] * slots
         self._bent: dict[int, _Bent] = {}
@@ -38,15 +43,25 @@ class Chooser:
         """From now on the slot is this stream's."""
         options, sampling = stream.options, stream.options.sampling
         chosen = sampling.temperature, sampling.top_p or 1.0, sampling.min_p or 0.0, 0.0, sampling.top_k or 0
-        self._how[slot], self._streams[slot] = chosen, stream
+        self.how[slot], self._streams[slot] = chosen, stream
         self._generators[slot].manual_seed(stream.seed % 2**63)
-        self._refill(slot)
-        self._bent.pop(slot, None)
-        self._scored.discard(slot)
+        self.used[slot] = _BLOCK
+        self.refill(np.array([slot]))
         if options.bends:
             self._bent[slot] = _Bent(options, stream.prompt)
         if options.logprobs is not None:
             self._scored.add(slot)
+
+    def release(self, slot: int) -> None:
+        """The slot is nobody's any more."""
+        self._streams[slot] = None
+        self._bent.pop(slot, None)
+        self._scored.discard(slot)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all tokens are drawn as `how` and `draws` say, with no penalties, biases or scores."""
+        return not self._bent and not self._scored
 
     def choose(self, logits: Tensor, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """The next id of each slot. Scores go to the streams that want them.
@@ -72,11 +87,10 @@ class Chooser:
         return ids
 
     def _draw(self, logits: Tensor, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        how, count = self._how[slots], len(slots)
-        how["uniform"] = self._draws[slots, self._used[slots]]
-        self._used[slots] += 1
-        for slot in slots[self._used[slots] == _BLOCK].tolist():
-            self._refill(slot)
+        how, count = self.how[slots], len(slots)
+        how["uniform"] = self.draws[slots, self.used[slots]]
+        self.used[slots] += 1
+        self.refill(slots)
         ids = self._ids[:count]
         if self._library is not None:
             self._library.gpt2_sample_rows(
@@ -92,9 +106,11 @@ class Chooser:
                 ids[row] = next_token(logits[row : row + 1], [[]], sampling, number).item()
         return ids
 
-    def _refill(self, slot: int) -> None:
-        self._draws[slot] = torch.rand(_BLOCK, generator=self._generators[slot]).numpy()
-        self._used[slot] = 0
+    def refill(self, slots: NDArray[np.int64]) -> None:
+        """New draws where all have been used."""
+        for slot in slots[self.used[slots] == _BLOCK].tolist():
+            self.draws[slot] = torch.rand(_BLOCK, generator=self._generators[slot]).numpy()
+            self.used[slot] = 0
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from queue import Empty, SimpleQueue
 
+from gpt2.device import cores
 from gpt2.errors import GPT2Error
 from gpt2.serving.batch import Batch
 from gpt2.serving.counters import Counters
@@ -47,7 +48,7 @@ class Engine:
     def __init__(self, served: ServedModel, settings: ServeSettings) -> None:
         self.served, self.settings, self.counters = served, settings, Counters()
         self.draining = False
-        self._batch = Batch(served, settings.slots, self.counters)
+        self._batch = Batch(served, settings.slots, settings.threads or cores(), self.counters)
         self._orders: SimpleQueue[tuple[str, Job | Stream | None]] = SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._queued, self._lock = 0, threading.Lock()  # jobs of which a part has no slot yet
@@ -105,7 +106,7 @@ class Engine:
         """The client has left, or has what it wanted: nothing more of this job is computed."""
         self._open.discard(job)
         if not job.lengths and any(stream.finish is None for stream in job.streams):
-            job.lengths = {stream: len(stream.ids) for stream in job.streams}
+            self._batch.abandon(job)
             self._orders.put(("cancel", job))
 
     def finish(self, stream: Stream) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
+_PLACE = np.dtype([("newest", "i8"), ("column", "i8"), ("left", "i8"), ("ending", "i8")])
 
 
 class Step(NamedTuple):
@@ -39,14 +40,18 @@ class Plan:
         count: slots.
         stretch: most tokens of prompts in a step.
         whole: a prompt must not be parted; `stretch` then has room for any.
+
+    Attributes:
+        places: of each slot: its newest token, the column where that is stored, tokens left, the id that ends it.
+        writing: slots whose prompts are done, in order.
     """
 
     def __init__(self, count: int, stretch: int, whole: bool) -> None:
         self._stretch, self._whole = stretch, whole
-        self._newest, self._column, self._left, self._ending = (np.zeros(count, dtype=np.int64) for _ in range(4))
+        self.places = np.zeros(count, dtype=_PLACE)
         self._prompts: dict[int, _Prompt] = {}
         self._writing: set[int] = set()
-        self._order = np.zeros(0, dtype=np.int64)
+        self.writing = np.zeros(0, dtype=np.int64)
 
     @property
     def empty(self) -> bool:
@@ -65,7 +70,7 @@ class Plan:
             scored: whether the prompt's tokens are to be scored.
         """
         self._prompts[slot] = _Prompt(np.array(prompt, dtype=np.int64), kept, scored)
-        self._left[slot], self._ending[slot] = most, ending
+        self.places["left"][slot], self.places["ending"][slot] = most, ending
 
     def remove(self, slot: int) -> None:
         """The sequence is over."""
@@ -74,11 +79,16 @@ class Plan:
             self._writing.discard(slot)
             self._sort()
 
-    def next_step(self) -> Step:
-        """The rows to compute now; whoever asks computes them."""
-        writing = self._order
-        groups = [(self._newest[writing], writing, self._column[writing])]
-        self._column[writing] += 1
+    @property
+    def reading(self) -> bool:
+        """Whether there is a prompt to compute."""
+        return bool(self._prompts)
+
+    def next_step(self, writing: Numbers) -> Step:
+        """The rows to compute now: a token of each of `writing`, stretches of prompts. Whoever asks computes them."""
+        newest, column = self.places["newest"], self.places["column"]
+        groups = [(newest[writing], writing, column[writing])]
+        column[writing] += 1
         if not self._prompts:
             return Step(*groups[0], len(writing), writing, [], range(0))
         last, scored, silent, begun = [], [], [], []
@@ -91,7 +101,7 @@ class Plan:
                 begun.append(slot)
             (scored if prompt.scored else silent).append([part[:end] for part in rows])
         for slot in begun:
-            self._column[slot] = len(self._prompts.pop(slot).ids)
+            column[slot] = len(self._prompts.pop(slot).ids)
             self._writing.add(slot)
         asked = np.concatenate([writing, np.array(begun, dtype=np.int64)])
         groups += last + scored
@@ -101,12 +111,16 @@ class Plan:
         ids, slots, columns = (np.concatenate([group[part] for group in groups]) for part in range(3))
         return Step(ids, slots, columns, answers, asked, begun, range(len(asked), answers))
 
-    def advance(self, slots: Numbers, tokens: Numbers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Take in new tokens; gives (is over, is over by its ending id) of each."""
-        self._newest[slots] = tokens
-        self._left[slots] -= 1
-        ended = tokens == self._ending[slots]
-        return ended | (self._left[slots] == 0), ended
+    def advance(self, slots: Numbers, tokens: Numbers) -> None:
+        """Take in a new token of each slot."""
+        self.places["newest"][slots] = tokens
+        self.places["left"][slots] -= 1
+
+    def over(self, slots: Numbers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(is over, is over by its ending id) of each slot."""
+        places = self.places[slots]
+        ended = places["newest"] == places["ending"]
+        return ended | (places["left"] == 0), ended
 
     def _stretches(self) -> Iterator[tuple[int, Numbers, Numbers, _Prompt]]:
         room = self._stretch
@@ -120,4 +134,4 @@ class Plan:
             yield slot, prompt.ids[columns], columns, prompt
 
     def _sort(self) -> None:
-        self._order = np.array(sorted(self._writing), dtype=np.int64)
+        self.writing = np.array(sorted(self._writing), dtype=np.int64)

@@ -78,8 +78,9 @@ class PackedWeights:
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.config, self.dtype = model.config, dtype
+        self.nbytes = sum(p.numel() for p in model.parameters()) * dtype.itemsize
         self._kept: list[Tensor] = []  # what the addresses below point into
-        self._arena = Arena(sum(p.numel() for p in model.parameters()) * dtype.itemsize * 9 // 8)
+        self._arena = Arena(self.nbytes * 9 // 8)
         state = {name: value.detach() for name, value in model.named_parameters()}
         self.layers = (_Layer * self.config.num_layers)()
         for number, layer in enumerate(self.layers):
@@ -146,11 +147,18 @@ def _panels(weight: Tensor) -> Tensor:
     return parts.permute(2, 0, 4, 1, 3).contiguous()
 
 
-class _Bound:
-    """Weights, a cache and room for so many rows, as one argument of `step.cpp`."""
+class Bound:
+    """Weights, a cache and room for so many rows, as one argument of `step.cpp`.
 
-    def __init__(self, weights: PackedWeights, keys: Tensor, values: Tensor, rows: int) -> None:
-        config, threads, columns = weights.config, torch.get_num_threads(), keys.shape[2]
+    Attributes:
+        logits: (rows, V), of the last step.
+        address: of the argument.
+    """
+
+    def __init__(
+        self, weights: PackedWeights, keys: Tensor, values: Tensor, rows: int, threads: int | None = None
+    ) -> None:
+        config, threads, columns = weights.config, threads or torch.get_num_threads(), keys.shape[2]
         sizes = {
             "x": rows * config.d_model,
             "queries": rows * config.d_model,
@@ -188,7 +196,7 @@ class NativeStep:
 
     def __init__(self, weights: PackedWeights, cache: KVCache) -> None:
         self.weights, self.cache, batch = weights, cache, cache.keys.shape[1]
-        self._bound = _Bound(weights, cache.keys, cache.values, batch)
+        self._bound = Bound(weights, cache.keys, cache.values, batch)
         self._padding = [0] * batch if cache.padding is None else cache.padding.tolist()
         row = _Int * batch
         self._ids, self._slots, self._columns, self._first = row(), row(), row(), row()
@@ -224,7 +232,7 @@ class SlotStep:
 
     def __init__(self, weights: PackedWeights, keys: Tensor, values: Tensor, rows: int) -> None:
         self._most, self._spare = -(-rows // 4) * 4, keys.shape[1] - 1
-        self._bound = _Bound(weights, keys, values, self._most)
+        self._bound = Bound(weights, keys, values, self._most)
         self._room = np.zeros((4, self._most), dtype=np.int64)  # ids, slots, columns, first
         addresses = [self._room[i].ctypes.data for i in range(4)]
         self._rows = _Rows(0, 0, *addresses)
