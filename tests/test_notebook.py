@@ -42,7 +42,7 @@ PLAIN_MODULES = {
 # Smaller and shorter, for the tests of what does not depend on the size.
 SMALLER = {
     "num_layers = 6 if gpu else 4": "num_layers = 2",
-    "d_model = 512 if gpu else 128": "d_model = 32",
+    "d_model = 512 if gpu else 96": "d_model = 32",
     "context_length = 512 if gpu else 128": "context_length = 64",
     "vocab_size = 10_048 if gpu else 2048": "vocab_size = 512",
     "data_fraction = 0.1": "data_fraction = 1.0",
