@@ -17,6 +17,7 @@ from gpt2 import load as load_model
 from gpt2.checkpoint.demo import located
 
 _SECONDS, _STREAMS, _GREEDY = 3.0, 16, 24
+_START = "<|endoftext|>"  # before a text, as documents begin in training: our server puts it there itself
 _PORTS = iter(range(9421, 9521))
 
 
@@ -52,7 +53,7 @@ def transformers(options: list[str]) -> Running:
         raise Missing("pip install 'transformers[serving]'")
     folder = str(located("demo").resolve())
     arguments = [str(command), "serve", folder, "--port", str(port), "--device", "cpu", *options]
-    return served(arguments, port, folder, "<|endoftext|>", {"HF_HUB_OFFLINE": "1"})
+    return served(arguments, port, folder, _START, {"HF_HUB_OFFLINE": "1"})
 
 
 def llama_cpp(kind: str) -> Running:
@@ -68,7 +69,8 @@ def llama_cpp(kind: str) -> Running:
         path = Path(kept.enter_context(tempfile.TemporaryDirectory())) / "demo.gguf"
         write_gguf(model, tokenizer, path, kind, "demo")
         numbers = [port, _STREAMS, model.config.context_length, os.cpu_count() or 1]
-        return served([python, str(script), str(path), *map(str, numbers)], port, "demo", kept=kept.pop_all())
+        command = [python, str(script), str(path), *map(str, numbers)]
+        return served(command, port, "demo", _START, kept=kept.pop_all())
 
 
 def served(

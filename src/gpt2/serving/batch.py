@@ -51,7 +51,8 @@ class Batch:
         self.present: list[Job] = []
         self._deadline = float("inf")
         self._changed = False
-        self._eager: dict[Job, None] = {}  # jobs with a first or last token that their clients have not been told of
+        self._fresh: dict[Job, None] = {}  # jobs with tokens that their clients have not been told of
+        self._eager: dict[Job, None] = {}  # those of them with a first or last one
         self._round = 0.0  # when all are told next
 
     @property
@@ -127,7 +128,7 @@ class Batch:
             job = self._jobs[slot]
             if job.first_token is None:
                 job.first_token = time.monotonic()
-                self._eager[job] = None
+                self._eager[job] = self._fresh[job] = None
                 self._counters.first_token.observe(job.first_token - job.begun)
         self._give(step.asked, tokens[:, None], np.ones(len(tokens), dtype=np.int64), healthy)
 
@@ -135,12 +136,13 @@ class Batch:
         """Jobs whose clients are to be told now of what is new: of first and last tokens at once, of others at a pace
         at which a single stream's leave one by one, and many streams' several in a piece.
         """
-        eager, now = list(self._eager), time.monotonic()
-        self._eager.clear()
-        if now < self._round:
-            return eager
-        self._round = now + _PACE * (len(self._jobs) - 1)
-        return self.present
+        now, told = time.monotonic(), self._eager
+        if now >= self._round:
+            told = self._fresh
+            self._round = now + _PACE * (len(self._jobs) - 1)
+        self._eager = {}
+        self._fresh = {job: None for job in self._fresh if job not in told}
+        return list(told)
 
     def settle(self) -> None:
         """After streams came or went: who is there."""
@@ -192,8 +194,9 @@ class Batch:
         with self._lock:
             for slot, new, count in zip(slots.tolist(), tokens.tolist(), counts.tolist(), strict=True):
                 stream = self._streams[slot]
-                if stream is not None:
+                if stream is not None and count:
                     stream.ids += new[:count]
+                    self._fresh[self._jobs[slot]] = None
             if self._burst is not None:
                 self._burst.made[slots] = 0
         self._counters.new_tokens += int(counts.sum())
@@ -207,11 +210,12 @@ class Batch:
     def _end(self, slot: int, finish: str, error: str = "") -> None:
         stream = self._streams[slot]
         if stream is not None:
+            job = self._jobs.pop(slot)
             stream.error, stream.finish = error, finish
             with self._lock:
                 self._streams[slot] = None
             self._chooser.release(slot)
-            self._eager[self._jobs.pop(slot)] = None
+            self._eager[job] = self._fresh[job] = None
             self._plan.remove(slot)
             self.free.add(slot)
             self._counters.finished[finish] += 1

@@ -11,7 +11,7 @@ from gpt2 import native
 from gpt2.generation.sampling import next_token, penalize_repetition
 from gpt2.serving.stream import Options, Score, Stream
 
-_BLOCK = 64  # draws made at once
+_BLOCK = 256  # draws made at once
 _HOW = np.dtype([("temperature", "f8"), ("top_p", "f8"), ("min_p", "f8"), ("uniform", "f8"), ("top_k", "i8")])
 
 

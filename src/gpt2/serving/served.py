@@ -3,6 +3,7 @@
 import hashlib
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ class ServedModel:
         """Most tokens of prompt and continuation together."""
         return self.model.config.context_length
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when another model or tokenizer is served: the API's `system_fingerprint`."""
         shape = sorted(self.model.config.to_dict().items())

@@ -69,7 +69,7 @@ def serve(app: FastAPI, settings: ServeSettings) -> int:
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
     print(f"{address}     the page\n{address}/v1  for OpenAI's clients; Ctrl-C ends the server", flush=True)
     # The engine's thread needs the interpreter for moments only, but at once.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     Server(app, settings).run(sockets=[listener])
     return 0
 
