@@ -61,10 +61,10 @@ _SMALL = 8_000_000  # parameters
 
 
 def set_threads(served: ServedModel, threads: int | None) -> str:
-    """Set the processor threads of the model's steps; gives the choice with its reason.
+    """Set the processor threads of single steps; gives a sentence about the choice.
 
-    Threads wait for each other many times in a step. A small model's step is over before that pays, and the HTTP side
-    needs a core as well.
+    Threads wait for each other many times in a step, and a small model's is over before that pays. What many streams
+    are dealt to is the engine's own (`serving/burst.py`).
     """
     if served.device.type != "cpu":
         return f"on {served.device}"
@@ -72,6 +72,4 @@ def set_threads(served: ServedModel, threads: int | None) -> str:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
-    return (
-        f"{torch.get_num_threads()} thread(s) for the model's steps, up to {served.context_length} tokens each stream"
-    )
+    return f"{torch.get_num_threads()} thread(s) for a single step, up to {served.context_length} tokens each stream"

@@ -41,7 +41,7 @@ class ServeSettings:
     grace: float = 30.0
     """Seconds that running requests have to finish after SIGTERM or Ctrl-C."""
     threads: int | None = None
-    """Processor threads of the model; none: one for small models, else all."""
+    """Processor threads of the model; none: all. A small model uses one for few streams, more for many."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "max_choices", "max_body", "max_connections"):
