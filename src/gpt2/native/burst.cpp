@@ -35,7 +35,8 @@ struct Burst {
 
 namespace {
 
-constexpr int FEW = 4;  // sequences: so many share one reading of the weights, and their keys and values stay near
+constexpr int FEW = 8;    // sequences: so many share one reading of the weights, and their keys and values stay near
+constexpr int LEAST = 4;  // rows that step.cpp adds up alike, however many there are
 
 bool finite(const float* x, int64_t width) {
   Floats sum{};  // of zeros, or not a number
@@ -64,20 +65,21 @@ void write(const Burst& b, const int64_t* slots, int64_t count, int64_t steps, i
   const Model& m = *b.models[thread];
   float* room = b.room + thread * (2 * m.vocab + 48);
   int64_t ids[FEW], places[FEW], columns[FEW], first[FEW] = {}, live = count;
-  for (int64_t i = 0; i < FEW; i++) places[i] = i < count ? slots[i] : b.spare;
+  for (int64_t i = 0; i < count; i++) places[i] = slots[i];
   while (live) {
     int64_t stay = 0;
     for (int64_t i = 0; i < live; i++)
       if (!__atomic_load_n(&b.leaving[places[i]], __ATOMIC_ACQUIRE)) places[stay++] = places[i];
     live = stay;
-    for (int64_t i = 0; i < FEW; i++) {
+    int64_t rows = (live + LEAST - 1) / LEAST * LEAST;
+    for (int64_t i = 0; i < rows; i++) {
       if (i >= live) places[i] = b.spare;
       ids[i] = i < live ? b.places[places[i]].newest : 0;
       columns[i] = i < live ? b.places[places[i]].column : thread;
     }
     if (!live) return;
-    Rows rows{FEW, FEW, ids, places, columns, first};
-    gpt2_step(&m, &rows);
+    Rows step{rows, rows, ids, places, columns, first};
+    gpt2_step(&m, &step);
     stay = 0;
     for (int64_t i = 0; i < live; i++)
       if (take(b, m, m.logits + i * width_of(m), places[i], steps, room)) places[stay++] = places[i];

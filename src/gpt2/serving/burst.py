@@ -12,7 +12,7 @@ from gpt2.model.slots import Slots
 from gpt2.serving.choosing import Chooser
 from gpt2.serving.plan import Plan
 
-_FEW = 4  # streams that a thread takes together, as in burst.cpp
+_FEW = 8  # streams that a thread takes together, as in burst.cpp
 _MOST = 16  # tokens of each in one call
 _NEAR = 2**24  # bytes of weights that stay in the processor's caches: larger ones are best read once for all streams
 
