@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -43,6 +44,7 @@ Library = ctypes.CDLL
 
 
 _refusals: list[str] = []
+_one_at_a_time = threading.Lock()
 
 
 def library() -> tuple[ctypes.CDLL | None, str]:
@@ -51,7 +53,10 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     `CXX` names another compiler; `GPT2_NATIVE=0` forbids it, another `GPT2_NATIVE` is the folder where it is kept
     instead of `native` in the cache.
     """
-    return (None, _refusals[-1]) if _refusals else _found()
+    if _refusals:
+        return None, _refusals[-1]
+    with _one_at_a_time:  # threads that ask together would each compile
+        return _found()
 
 
 @contextlib.contextmanager
