@@ -1,14 +1,20 @@
-"""Fixtures: tiny models with large, distinctive weights, and the development data if it is there."""
+"""Fixtures: tiny models with large, distinctive weights, the development data if it is there, and a browser."""
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from gpt2 import GPT2, GPT2Config
 from gpt2.files import cache_folder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -39,6 +45,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the TinyStories sample, which is not part of the project")
     return folder
+
+
+def find_browser() -> str | None:
+    """Chromium from $CHROMIUM, the system, or Playwright's own download."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = [os.environ.get("CHROMIUM"), *(shutil.which(name) for name in names)]
+    return next((path for path in found if path), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """One Chromium for all tests of a process: Playwright runs only once in a thread."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = find_browser() or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("no Chromium: apt-get install chromium, or python -m playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
 
 
 def randomize(model: GPT2, seed: int = 0, std: float = 0.2) -> GPT2:

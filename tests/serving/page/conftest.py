@@ -1,7 +1,5 @@
 """A small run, its server on a socket, and a browser that reaches nothing else."""
 
-import os
-import shutil
 import socket
 import threading
 import time
@@ -11,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
 import gpt2
 from gpt2.serving.app import create_app
@@ -48,24 +46,6 @@ def address(served: ServedModel) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
         server.should_exit = True
         thread.join()
-
-
-def find_browser() -> str | None:
-    """Chromium from $CHROMIUM, the system, or Playwright's own download."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = [os.environ.get("CHROMIUM"), *(shutil.which(name) for name in names)]
-    return next((path for path in found if path), None)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        path = find_browser() or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip("no Chromium: apt-get install chromium, or python -m playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 def until(page: Page, condition: str, seconds: float = 20.0) -> None:
