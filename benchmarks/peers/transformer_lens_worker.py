@@ -10,6 +10,7 @@ import time
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens_ablation import ablation
 
 inputs = json.loads(sys.stdin.readline())
 torch.set_num_threads(inputs["threads"])
@@ -39,31 +40,6 @@ def attribution():
     return scaled @ (gamma * direction)
 
 
-def losses(hooks):
-    logits = bridge.run_with_hooks(documents[:, :-1], fwd_hooks=hooks)
-    flat = torch.nn.functional.cross_entropy(logits.flatten(0, 1), documents[:, 1:].flatten(), reduction="none")
-    return flat.view(len(documents), -1).sum(dim=1)
-
-
-def without(head):
-    def hook(value, hook):
-        value = value.view(*value.shape[:2], bridge.cfg.n_heads, -1).clone()
-        value[:, :, head] = 0.0
-        return value
-
-    return hook
-
-
-def ablation():
-    """The rise of the loss without each head, one after another."""
-    base = losses([])
-    rows = [
-        [(losses([(f"blocks.{layer}.attn.hook_z", without(head))]) - base).sum() for head in range(bridge.cfg.n_heads)]
-        for layer in range(bridge.cfg.n_layers)
-    ]
-    return torch.tensor(rows) / documents[:, 1:].numel()
-
-
 def numbers(job, found):
     """What is compared: the same of every tool."""
     if job == "run":
@@ -74,7 +50,7 @@ def numbers(job, found):
     return found[:parts] if job == "attribution" else found
 
 
-jobs = {"run": run, "lens": lens, "attribution": attribution, "ablation": ablation}
+jobs = {"run": run, "lens": lens, "attribution": attribution, "ablation": lambda: ablation(bridge, documents)}
 print("{}", flush=True)
 with torch.inference_mode():
     for line in sys.stdin:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt2.cli import main
@@ -39,6 +40,9 @@ def test_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     predicted = found["predicted"]
     assert predicted["low"] < predicted["value"] < predicted["high"]
     assert found["holds"] == (predicted["low"] <= found["check"]["bits_per_byte"] <= predicted["high"])
+    # The noise is what `gpt2 compare` assumes of as many steps: 0.5 divided by them, for the run held back.
+    steps = found["check"]["tokens"] / (16 * 32)
+    assert found["law"]["noise"] == pytest.approx(np.mean(losses[:-1]) * 0.5 / steps, rel=0.02)
     picture = (out / "law.svg").read_text()
     assert "training compute, 6 N D (FLOPs)" in picture
     assert json.loads((out / "law.json").read_text()) == found

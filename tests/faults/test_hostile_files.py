@@ -6,7 +6,6 @@ import pickle
 import shutil
 import struct
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,10 @@ import pytest
 import torch
 
 from gpt2 import GPT2, GPT2Config, Tokenizer
-from tests.faults.harness import PATIENCE, needs_fork, start
+from tests.faults.harness import needs_fork
+from tests.faults.hostile import Malicious, attempt, nanogpt
 
 pytestmark = [needs_fork, pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")]
-
-SECONDS, BYTES = 5, 1_000_000_000
-
-
-class Malicious:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +29,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     GPT2(GPT2Config(vocab_size=320, context_length=16, d_model=16, num_layers=1, num_heads=2)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def load_and_tell(path: str, report: str) -> None:
-    """Load a model within limits of time and memory; tells what came of it."""
-    import resource
-
-    from gpt2 import load
-    from gpt2.errors import GPT2Error
-
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    before, began, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), "loaded"
-    try:
-        load(path)
-    except GPT2Error as error:
-        said = f"refused: {error}"
-    used = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    Path(report).write_text(json.dumps([said, time.process_time() - began, used]))
-
-
-def attempt(path: Path, tmp_path: Path) -> str:
-    process = start(load_and_tell, str(path), str(tmp_path / "report"))
-    process.join(PATIENCE)
-    assert process.exitcode == 0, f"status {process.exitcode}: it crashed, hung, or raised what is no error of ours"
-    said, seconds, used = json.loads((tmp_path / "report").read_text())
-    assert seconds < SECONDS
-    assert used < BYTES, f"{used:,} bytes"
-    return said
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:
@@ -155,25 +116,65 @@ def tokenizers(content: dict[str, Any]) -> dict[str, str]:
         "50 MB": changed(x="y" * 50_000_000),
         "nested without end": "[" * 100_000,
         "not UTF-8": "\udcff",
-        "more ids than the model": changed(added_tokens=[
-            {"id": n, "content": f"<{n}>", "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False} for n in range(len(vocab), 500)]),
+        "normalizers in normalizers": changed(normalizer=nested("Sequence", "normalizers", 300)),
+        "normalizers that are a number": changed(normalizer={"type": "Sequence", "normalizers": 5}),
+        "pre-tokenizers that are a number": changed(pre_tokenizer={"type": "Sequence", "pretokenizers": 5}),
+        "an added token of 20 MB": changed(added_tokens=[added(len(vocab), "x" * 20_000_000)]),
+        "an added token that is a list": changed(added_tokens=[{**added(len(vocab), "x"), "special": ["yes"]}]),
+        "a vocabulary that is a list": changed(model={**model, "vocab": list(vocab)}),
+        "merges that are a number": changed(model={**model, "merges": 5}),
+        "a merge of numbers": changed(model={**model, "merges": [[1, 2]]}),
+        "a million tokens and no model so large": changed(model={
+            **model, "vocab": {**vocab, **{f"a{n}": n for n in range(len(vocab), 999_000)}}}),
+        "more ids than the model": changed(added_tokens=[added(n, f"<{n}>") for n in range(len(vocab), 500)]),
     }  # fmt: skip
+
+
+def added(number: int, text: str) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": text, "special": True, **flags}
+
+
+def nested(kind: str, key: str, depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "NFC"}
+    for _ in range(depth):
+        value = {"type": kind, key: [value]}
+    return value
 
 
 TOKENIZERS = (
     "merge of unknown tokens", "merge of one", "id beyond all", "negative id", "two tokens with one id",
-    "regex that takes for ever", "other model", "50 MB", "nested without end", "not UTF-8", "more ids than the model",
+    "regex that takes for ever", "other model", "50 MB", "nested without end", "not UTF-8",
+    "normalizers in normalizers", "normalizers that are a number", "pre-tokenizers that are a number",
+    "an added token of 20 MB", "an added token that is a list", "a vocabulary that is a list", "merges that are a number",
+    "a merge of numbers", "a million tokens and no model so large", "more ids than the model",
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("way", ["load", "import", "beside nanoGPT"])
 @pytest.mark.parametrize("how", TOKENIZERS)
-def test_tokenizer(how: str, good: Path, tmp_path: Path) -> None:
+def test_tokenizer(how: str, way: str, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, tmp_path / "m")
     made = tokenizers(json.loads((good / "tokenizer.json").read_text()))
     assert tuple(made) == TOKENIZERS
     (tmp_path / "m/tokenizer.json").write_bytes(made[how].encode("utf-8", "surrogateescape"))
-    assert attempt(tmp_path / "m", tmp_path).startswith("refused: ")
+    if way == "beside nanoGPT":
+        way = str(nanogpt(tmp_path / "ckpt.pt"))
+    assert attempt(tmp_path / "m", tmp_path, way).startswith("refused: ")
+    assert not (tmp_path / "m-imported").exists()
+
+
+@pytest.mark.parametrize("how", ["50 MB of merges", "merges of unknown tokens", "merges that are no text", "ids"])
+def test_vocabulary_and_merges(how: str, good: Path, tmp_path: Path) -> None:
+    shutil.copytree(good, tmp_path / "m")
+    content = json.loads((tmp_path / "m/tokenizer.json").read_text())["model"]
+    (tmp_path / "m/tokenizer.json").unlink()
+    vocab, merges = content["vocab"], "\n".join(map(" ".join, content["merges"])).encode()
+    (tmp_path / "m/vocab.json").write_text(json.dumps({**vocab, "new": 10**12} if how == "ids" else vocab))
+    spoilt = {"50 MB of merges": b"a b\n" * 12_500_000, "merges of unknown tokens": b"zzz yyy\n"}
+    (tmp_path / "m/merges.txt").write_bytes(spoilt.get(how, b"\xff\xfe" if "no text" in how else merges))
+    for way in ("load", "import"):
+        assert attempt(tmp_path / "m", tmp_path, way).startswith("refused: ")
 
 
 @pytest.mark.parametrize("name", ["gpt2_model.pt", "pytorch_model.bin", "model.safetensors", "weights.pth"])

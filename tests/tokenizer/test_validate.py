@@ -101,7 +101,7 @@ def test_refuses_by_name(damage: str, good: dict[str, Any], tmp_path: Path):
     [
         (b"", "not JSON"),
         (b'{"model": ', "not JSON"),
-        (b"\x00\xff\xfe", "not JSON"),
+        (b"\x00\xff\xfe", "not UTF-8"),
         (b"[1, 2]", "JSON list, not an object"),
         (b"[" * 200_000, "not JSON"),
         (b'{"model": ' * 100_000 + b"1" + b"}" * 100_000, "not JSON"),

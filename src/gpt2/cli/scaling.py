@@ -80,7 +80,7 @@ def _lines(outcome: "Outcome", out: str) -> list[str]:
         f"bits per byte = {law.floor:.4f} + {law.factor:.4f} * (C / {law.scale:.3g}) ^ -{law.exponent:.4f},  C = 6 N D",
         f"  floor     {found['floor'][0]:.4f}  (95%: {found['floor'][1]:.4f} to {found['floor'][2]:.4f})",
         f"  exponent  {found['exponent'][0]:.4f}  (95%: {found['exponent'][1]:.4f} to {found['exponent'][2]:.4f})",
-        f"  a run scatters by {law.noise:.4f} around it",
+        f"  runs like {check.size} scatter by {outcome.noise:.4f} around it",
         "",
         f"{check.size}, {check.compute:.3g} FLOPs: predicted {value:.4f} (95%: {low:.4f} to {high:.4f}), "
         f"measured {check.bits_per_byte:.4f}: {verdict}",

@@ -5,6 +5,7 @@ linear in floor and factor, so the exponent is searched and the rest solved; unc
 data with new noise.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from gpt2.errors import DataError
 
 _EXPONENTS = np.geomspace(0.01, 2.0, 400)
 _DRAWS = 1000
+
+Noise = Callable[[np.ndarray], np.ndarray]
+"""Amounts of compute (n,) -> the standard deviation of such runs' losses (n,)."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,19 @@ class ScalingLaw:
     exponent: float
     scale: float
     """Compute is divided by it: the geometric mean of the data."""
-    noise: float
-    """Standard deviation of a single loss around the law."""
+    noise: Noise
+    """Of single losses around the law."""
     draws: np.ndarray
     """(draws, 3): floor, factor, exponent of laws fitted to data with new noise."""
 
     @classmethod
-    def fit(cls, compute: np.ndarray, losses: np.ndarray, noise: float, *, seed: int = 0) -> "ScalingLaw":
+    def fit(cls, compute: np.ndarray, losses: np.ndarray, noise: Noise, *, seed: int = 0) -> "ScalingLaw":
         """Fit by least squares.
 
         Args:
             compute: of each run, (runs,), such as FLOPs; at least three different ones.
             losses: of each run, (runs,).
-            noise: standard deviation of a loss from seed to seed; scatter around the fit counts if it is larger.
+            noise: from seed to seed; where the scatter around the fit is larger, all of it is raised to that.
             seed: of the draws.
 
         Raises:
@@ -52,9 +56,10 @@ class ScalingLaw:
         (best,) = _solve(x, losses[None])
         residual = losses - _evaluate(best[None], x)[0]
         scatter = float(np.sqrt((residual**2).sum() / max(1, len(losses) - 3)))
-        noise = max(noise, scatter if len(losses) > 3 else 0.0)
-        fresh = _evaluate(best[None], x) + np.random.default_rng(seed).normal(0, noise, (_DRAWS, len(x)))
-        return cls(float(best[0]), float(best[1]), float(best[2]), scale, noise, _solve(x, fresh))
+        raised = max(1.0, scatter / float(np.sqrt((noise(compute) ** 2).mean()))) if len(losses) > 3 else 1.0
+        draws = np.random.default_rng(seed).normal(0, raised * noise(compute), (_DRAWS, len(x)))
+        laws = _solve(x, _evaluate(best[None], x) + draws)
+        return cls(float(best[0]), float(best[1]), float(best[2]), scale, lambda c: raised * noise(c), laws)
 
     def __call__(self, compute: np.ndarray | float) -> np.ndarray:
         """The law's loss at some compute."""
@@ -62,9 +67,10 @@ class ScalingLaw:
 
     def interval(self, compute: np.ndarray | float, level: float = 0.95, *, of_a_run: bool = True) -> np.ndarray:
         """Where a run of some compute will land, low and high (2, n); without `of_a_run`, where the law lies."""
-        laws = _evaluate(self.draws, np.atleast_1d(compute) / self.scale)
+        compute = np.atleast_1d(compute)
+        laws = _evaluate(self.draws, compute / self.scale)
         if of_a_run:
-            laws = laws + np.random.default_rng(1).normal(0, self.noise, laws.shape)
+            laws = laws + np.random.default_rng(1).normal(0, self.noise(compute), laws.shape)
         return np.quantile(laws, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
     def parameters(self, level: float = 0.95) -> dict[str, tuple[float, float, float]]:

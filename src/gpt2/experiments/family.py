@@ -5,6 +5,7 @@ number, the compute 6 N D of Kaplan et al. (2020) for N parameters and D tokens,
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ import numpy as np
 from gpt2.checkpoint import RunFolder
 from gpt2.config import GPT2Config
 from gpt2.errors import CheckpointError, ConfigError
-from gpt2.evaluation.compare import SEED_NOISE
-from gpt2.evaluation.scaling_law import ScalingLaw
+from gpt2.evaluation.compare import seed_noise
+from gpt2.evaluation.scaling_law import Noise, ScalingLaw
 from gpt2.files import write_json
 from gpt2.model.flops import count_parameters
 from gpt2.settings import TrainSettings
@@ -82,6 +83,11 @@ class Outcome:
     """Value, low and high of the 95 % interval for a run."""
 
     @property
+    def noise(self) -> float:
+        """Standard deviation of runs like the one held back."""
+        return float(self.law.noise(np.array([self.check.compute]))[0])
+
+    @property
     def holds(self) -> bool:
         """Whether the run that was held back fell into the interval."""
         return self.predicted[1] <= self.check.bits_per_byte <= self.predicted[2]
@@ -92,7 +98,7 @@ class Outcome:
             "members": [asdict(member) for member in self.members],
             "law": {
                 "form": "floor + factor * (compute / scale) ** -exponent",
-                "factor": self.law.factor, "scale": self.law.scale, "noise": self.law.noise,
+                "factor": self.law.factor, "scale": self.law.scale, "noise": self.noise,
                 **{name: dict(zip(_TRIPLE, found, strict=True)) for name, found in self.law.parameters().items()},
             },
             "check": asdict(self.check),
@@ -131,7 +137,8 @@ def scale(
     for size in sizes:
         for seed in range(seeds):
             members.append(_member(base, size, seed, root, tokens_per_parameter, say))
-    law = _fit(members)
+    noise = _noise(members, lambda compute: _steps_of(base, compute, tokens_per_parameter))
+    law = ScalingLaw.fit(np.array([m.compute for m in members]), np.array([m.bits_per_byte for m in members]), noise)
     compute = _compute(base, check, tokens_per_parameter)
     low, high = law.interval(compute)[:, 0]
     predicted = (float(law(compute)[0]), float(low), float(high))
@@ -141,15 +148,14 @@ def scale(
     return outcome
 
 
-def _fit(members: Sequence[Member]) -> ScalingLaw:
-    """The law of the members; the noise is what seeds differ by, or an assumption where there is one seed."""
-    losses = np.array([member.bits_per_byte for member in members])
+def _noise(members: Sequence[Member], steps_of: Callable[[float], float]) -> Noise:
+    """What seeds differ by; where there is one seed, what `compare` assumes of runs of so many steps."""
     groups = [[m.bits_per_byte for m in members if m.size == size] for size in {m.size for m in members}]
     if all(len(group) > 1 for group in groups):
-        noise = float(np.sqrt(np.mean([np.var(group, ddof=1) for group in groups])))
-    else:
-        noise = SEED_NOISE * float(losses.mean())
-    return ScalingLaw.fit(np.array([member.compute for member in members]), losses, noise)
+        measured = float(np.sqrt(np.mean([np.var(group, ddof=1) for group in groups])))
+        return lambda compute: np.full(len(compute), measured)
+    loss = float(np.mean([m.bits_per_byte for m in members]))
+    return lambda compute: np.array([loss * seed_noise(round(steps_of(c))) for c in compute])
 
 
 def _member(base: TrainSettings, size: Size, seed: int, root: Path, ratio: float, say: Say) -> Member:
@@ -211,3 +217,8 @@ def _steps(base: TrainSettings, size: Size, ratio: float) -> int:
 
 def _compute(base: TrainSettings, size: Size, ratio: float) -> float:
     return 6.0 * _parameters(base, size) * _steps(base, size, ratio) * _tokens_per_step(base)
+
+
+def _steps_of(base: TrainSettings, compute: float, ratio: float) -> float:
+    """Of a member with so much compute: C = 6 N D and D = ratio N."""
+    return math.sqrt(compute * ratio / 6) / _tokens_per_step(base)

@@ -59,7 +59,7 @@ def model_of(content: dict[str, Any], path: Path) -> GPT2:
     for name, tensor in require_tensors(content["model"], path).items():
         name = name.removeprefix(_COMPILED)
         if name.endswith(_TRANSPOSED) and tensor.ndim == 2:
-            tensor = tensor.T.contiguous()
+            tensor = tensor.T
         state[name] = tensor
     with torch.device("meta"):
         model = GPT2(config)

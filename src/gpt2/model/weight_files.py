@@ -100,6 +100,13 @@ def require_tensors(content: Any, path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise CheckpointError(f"{path} does not hold a state dict of tensors")
+    strange = next((n for n, t in content.items() if t.layout != torch.strided or t.device.type != "cpu"), None)
+    if strange is not None:
+        raise CheckpointError(f"{strange} in {path} is a sparse or empty tensor, which no GPT-2 has")
+    # Views may repeat their memory: the tied head doubles the embedding's, and nothing more is honest.
+    claimed, stored = sum(tensor.nbytes for tensor in content.values()), path.stat().st_size
+    if claimed > 2 * stored:
+        raise CheckpointError(f"{path} has {stored:,} bytes, but its tensors claim {claimed:,}; it is not whole")
     return content
 
 

@@ -54,18 +54,18 @@ def line_chart(
     x_ticks, y_ticks = ticks(0.0, max(xs) or 1.0), ticks(low, high)
     frame = _Frame(0.0, max(xs) or 1.0, min(low, y_ticks[0]) if from_zero else low, high, height)
     parts = [frame.grid(x_ticks, y_ticks, x_label, y_label if name_y else "")]
-    for name, value in levels:
-        if low <= value <= high:
-            y = frame.y(value)
-            parts.append(f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(
-                f'<text class="level" x="{WIDTH - _RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">{escape(name)}</text>'
-            )
+    named = [(escape(name), frame.y(value)) for name, value in levels if low <= value <= high]
+    right = WIDTH - _RIGHT
+    parts += [f'<line class="level" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>' for _, y in named]
     # An inner svg cuts off what leaves the frame.
     box = f"{_LEFT} {_TOP - 4} {WIDTH - _LEFT - _RIGHT + 4} {height - _BOTTOM - _TOP + 8}"
-    x, y, width, tall = box.split()
-    parts.append(f'<svg x="{x}" y="{y}" width="{width}" height="{tall}" viewBox="{box}">')
+    left, top, width, tall = box.split()
+    parts.append(f'<svg x="{left}" y="{top}" width="{width}" height="{tall}" viewBox="{box}">')
     parts += [*(frame.line(line) for line in shown), "</svg>"]
+    # Names stand over the curves, with a rim in the card's colour.
+    parts += [
+        f'<text class="level" x="{right - 4}" y="{y - 5:.1f}" text-anchor="end">{name}</text>' for name, y in named
+    ]
     summary = "; ".join(
         f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in shown
     )

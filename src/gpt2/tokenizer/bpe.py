@@ -239,10 +239,7 @@ class Tokenizer:
             TokenizerError: missing, damaged, or not fitting each other.
         """
         table = validate.read_json(Path(vocab))
-        try:
-            lines = Path(merges).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"cannot read {merges}: {error}") from error
+        lines = validate.read_text(Path(merges)).split("\n")
         pairs = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
         eos = {"id": table.get(END_OF_TEXT, len(table)), "content": END_OF_TEXT}
         return cls(json.dumps(gpt2_definition(table, pairs, eos)), name=f"{vocab} with {merges}")

@@ -13,6 +13,7 @@ from gpt2.tokenizer.byte_level import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
 
 MAX_FILE_BYTES = 32 << 20
 MAX_VOCABULARY = 1_000_000
+_LONGEST_ADDED = 1000  # characters: the library builds an automaton with a state for each
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 _NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
@@ -24,17 +25,30 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         TokenizerError: missing, unreadable, too large, not UTF-8, not JSON, or not an object.
     """
+    text = read_text(path)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise TokenizerError(f"{path} is over {MAX_FILE_BYTES >> 20} MiB; no tokenizer file is that large")
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror or error}") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is damaged: it is not JSON ({error}); get it again") from error
     if not isinstance(content, dict):
         raise TokenizerError(f"{path} is not a tokenizer file: it holds a JSON {type(content).__name__}, not an object")
     return content
+
+
+def read_text(path: Path) -> str:
+    """A small file of text.
+
+    Raises:
+        TokenizerError: missing, unreadable, too large, or not UTF-8.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise TokenizerError(f"{path} is over {MAX_FILE_BYTES >> 20} MiB; no tokenizer file is that large")
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise TokenizerError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is damaged: it is not UTF-8 ({error}); get it again") from error
 
 
 def check(content: dict[str, Any], name: str) -> None:
@@ -97,6 +111,7 @@ def _check_added(tokens: Any, vocab: dict[str, Any]) -> dict[str, int]:
         text, number = _object(token, "an added token").get("content"), token.get("id")
         if not isinstance(text, str) or not text:
             raise _Refused(f"an added token has the content {text!r}")
+        _require(len(text) <= _LONGEST_ADDED, f"the added token {text[:20]!r}... has {len(text):,} characters")
         _require(_is_id(number), f"the added token {text!r} has the id {number!r}")
         _require(added.setdefault(text, number) == number, f"the added token {text!r} stands twice")
         _require(vocab.get(text, number) == number, f"{text!r} has two ids, {number} and {vocab.get(text)}")
@@ -106,7 +121,8 @@ def _check_added(tokens: Any, vocab: dict[str, Any]) -> dict[str, int]:
 def _check_vocab(vocab: dict[str, Any], added: dict[str, int]) -> None:
     wrong = next((token for token, number in vocab.items() if not _is_id(number)), None)
     _require(wrong is None, f"the token {wrong!r} has the id {vocab.get(wrong or '')!r}")
-    strange = next((t for t in vocab if t not in added and (not t or any(c not in CHARACTER_TO_BYTE for c in t))), None)
+    spelled = frozenset(CHARACTER_TO_BYTE).issuperset
+    strange = next((token for token in vocab if token not in added and not (token and spelled(token))), None)
     _require(strange is None, f"the token {strange!r} is not spelled in byte-level characters")
     missing = [character for character in BYTE_TO_CHARACTER if character not in vocab]
     _require(not missing, f"its vocabulary lacks {len(missing)} of the 256 bytes, so some text would be lost")
@@ -130,7 +146,10 @@ def _check_merges(merges: Any, vocab: dict[str, Any]) -> None:
 
 def _check_normalizer(normalizer: Any) -> None:
     if _type(normalizer) == "Sequence":
-        for part in normalizer.get("normalizers") or []:
+        parts = normalizer.get("normalizers") or []
+        _require(isinstance(parts, list), "its normalizers are no list")
+        _require(all(_type(part) != "Sequence" for part in parts), "a sequence of normalizers stands in another")
+        for part in parts:
             _check_normalizer(part)
         return
     _require(
