@@ -53,6 +53,9 @@ def model_of(content: dict[str, Any], path: Path) -> GPT2:
     missing = [name for name in _SHAPE if not isinstance(arguments, dict) or name not in arguments]
     if missing:
         raise ConfigError(f"the model_args of {path} lack {', '.join(missing)}; is it a checkpoint of nanoGPT?")
+    bias = arguments.get("bias", True)
+    if not isinstance(bias, bool):
+        raise ConfigError(f"bias in the model_args of {path} must be True or False, not {type(bias).__name__}")
     shape = {ours: arguments[theirs] for theirs, ours in _SHAPE.items()}
     config = GPT2Config(**shape, dropout=arguments.get("dropout", 0.0))
     state = {}
@@ -63,7 +66,7 @@ def model_of(content: dict[str, Any], path: Path) -> GPT2:
         state[name] = tensor
     with torch.device("meta"):
         model = GPT2(config)
-    if not arguments.get("bias", True):
+    if not bias:
         _add_zero_biases(state, model, path)
     load_weights(model, state)
     return model.eval()
