@@ -82,16 +82,31 @@ def cover(one: Box, other: Box) -> bool:
     return min(right, right2) - max(left, left2) > 1 and min(bottom, bottom2) - max(top, top2) > 1
 
 
+def misplaced(browser: "Browser", svg: str) -> tuple[list[Box], list[str], list[tuple[str, str]]]:
+    """All texts of a picture; those that are cut off; the pairs that cover each other."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1200})
+    page.set_content(f"<body style='margin: 0'>{svg}</body>")
+    found = page.evaluate(BOXES)
+    page.close()
+    boxes: list[Box] = found["boxes"]
+    width, height = found["width"], found["height"]
+    outside = [box[0] for box in boxes if min(box[1:3]) < 0 or box[3] > width or box[4] > height]
+    return boxes, outside, [(one[0], other[0]) for one, other in combinations(boxes, 2) if cover(one, other)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*VIEWS, *MORE])
 def test_every_text_is_whole_and_stands_alone(name: str, draw: Callable[..., Result], browser: "Browser") -> None:
     kind, options = MORE.get(name, (name, {}))
-    page = browser.new_page(viewport={"width": 1600, "height": 1200})
-    page.set_content(f"<body style='margin: 0'>{draw(kind, **options).svg()}</body>")
-    found = page.evaluate(BOXES)
-    page.close()
-    boxes: list[Box] = found["boxes"]
+    boxes, outside, pairs = misplaced(browser, draw(kind, **options).svg())
     assert len(boxes) > 3
-    outside = [box for box in boxes if min(box[1:3]) < 0 or box[3] > found["width"] or box[4] > found["height"]]
     assert not outside
-    assert not [(one[0], other[0]) for one, other in combinations(boxes, 2) if cover(one, other)]
+    assert not pairs
+
+
+def test_a_text_that_is_cut_off_or_covered_would_be_noticed(browser: "Browser") -> None:
+    texts = ((5, 20, "one"), (10, 22, "other"), (90, 20, "beyond"))
+    drawn = "".join(f'<text x="{x}" y="{y}">{text}</text>' for x, y, text in texts)
+    _, outside, pairs = misplaced(browser, f'<svg width="100" height="40">{drawn}</svg>')
+    assert outside == ["beyond"]
+    assert pairs == [("one", "other")]
