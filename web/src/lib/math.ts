@@ -5,9 +5,9 @@ export interface Filtered {
   plain: Float64Array;
   /** The same after top-k and top-p, summing to 1 over what is left. */
   kept: Float64Array;
-  /** How many tokens are left, and the share of probability they had. */
+  /** How many tokens are left, and the share of probability that the others had. */
   count: number;
-  mass: number;
+  cut: number;
   /** Nats, of `plain` and of `kept`. */
   entropy: number;
   keptEntropy: number;
@@ -53,9 +53,11 @@ export function filtered(
   }
   let mass = 0;
   for (let i = 0; i < count; i++) mass += plain[order[i]];
+  let cut = 0;
+  for (let i = count; i < order.length; i++) cut += plain[order[i]];
   const kept = new Float64Array(plain.length);
   for (let i = 0; i < count; i++) kept[order[i]] = plain[order[i]] / mass;
-  return { plain, kept, count, mass, entropy: entropy(plain), keptEntropy: entropy(kept) };
+  return { plain, kept, count, cut, entropy: entropy(plain), keptEntropy: entropy(kept) };
 }
 
 export function entropy(p: Float64Array): number {

@@ -40,7 +40,7 @@ function show() {
 }
 show();
 
-type RGB = [number, number, number];
+export type RGB = [number, number, number];
 const rgb = (hex: string): RGB => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)) as RGB;
 const ramp = (colours: string) => colours.split(" ").map(rgb);
 

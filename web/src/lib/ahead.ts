@@ -1,0 +1,38 @@
+/** Answers fetched before they are wanted, so that another view, or another moment of the run, is there at once. */
+
+import { get, saved, type Question } from "./api.svelte";
+import { look, reading, snapshot } from "./reading.svelte";
+import { page } from "./state.svelte";
+
+/** A server that takes longer than this for an answer has better things to do, in milliseconds. */
+const PATIENCE = 150;
+
+/** What each view asks about the text as it stands. */
+export function views(): Question[] {
+  const position = reading.position;
+  const { layer, head, unit, word } = page;
+  const list = [
+    { path: "api/history" }, reading.length > 1 ? look("surprise") : null, look("api/atlas"), look("odds", { position, k: 8 }),
+    look("api/logits", { position, k: 60 }), look("attention", { layer, head }), look("head", { layer, head, position }),
+    look("lens", { k: 3 }), look("attribution", { position, unit }), { path: "api/look/words", body: { k: 200, ...snapshot() } },
+    { path: "api/look/neighbours", body: { ...(word && { target: word }), k: 12, ...snapshot() } },
+  ];
+  return list.filter((q): q is Question => q !== null);
+}
+
+/** Ask one after another, once nothing has changed for a while. Returns what ends it. */
+export function ahead(questions: Question[], wait: number, patience = PATIENCE): () => void {
+  if (saved) return () => {};
+  const control = new AbortController();
+  const timer = setTimeout(async () => {
+    for (const question of questions) {
+      const begin = performance.now();
+      await get(question, control.signal).catch(() => null);
+      if (control.signal.aborted || performance.now() - begin > patience) return;
+    }
+  }, wait);
+  return () => {
+    clearTimeout(timer);
+    control.abort();
+  };
+}
