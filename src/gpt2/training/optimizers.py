@@ -40,7 +40,7 @@ class Recipe:
 
 
 RECIPES = {
-    "muon": Recipe(lr=0.02, weight_decay=0.1, decay="linear", hold=0.3, floor=0.0, grad_clip=None),
+    "muon": Recipe(lr=0.02, weight_decay=0.1, decay="linear", hold=0.5, floor=0.0, grad_clip=None),
     # GPT-2's own kind of recipe, as the field trains it: cosine to a tenth, clipped.
     "adamw": Recipe(lr=2e-3, weight_decay=0.1, decay="cosine", hold=0.0, floor=0.1, grad_clip=1.0),
 }
