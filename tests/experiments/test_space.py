@@ -22,7 +22,7 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert len(points) == 6
     assert {(p["lr"], p["d_model"]) for p in points} == {(a, b) for a in (0.1, 0.2) for b in (32, 64, 96)}
     settings = found.settings(points[0])
-    assert (settings.optimization.lr, settings.model.d_model, settings.model.vocab_size) == (0.1, 32, 2048)
+    assert (settings.optimization.lr, settings.model.d_model, settings.model.vocab_size) == (0.1, 32, 4096)
 
 
 def test_random_points_lie_in_range_and_stay_when_more_are_wanted(tmp_path: Path) -> None:

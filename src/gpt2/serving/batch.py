@@ -75,7 +75,8 @@ class Batch:
         with self._lock:
             self._streams[slot], self._jobs[slot] = stream, job
             if self._burst is not None:
-                self._burst.leaving[slot] = self._burst.broken[slot] = 0
+                self._burst.leaving[slot] = stream in job.lengths  # its client may have left while it waited
+                self._burst.broken[slot] = 0
         self._chooser.assign(slot, stream)
         # The last token of all need not be stored, so one more than there is room for.
         most = min(options.max_tokens, self._context - len(prompt) + 1)

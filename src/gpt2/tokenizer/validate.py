@@ -12,7 +12,7 @@ from gpt2.errors import TokenizerError
 from gpt2.tokenizer.byte_level import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
 
 MAX_FILE_BYTES = 32 << 20
-MAX_VOCABULARY = 1_000_000
+MAX_VOCABULARY = 2**18  # five times GPT-2's
 _LONGEST_ADDED = 1000  # characters: the library builds an automaton with a state for each
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -65,6 +65,7 @@ def check(content: dict[str, Any], name: str) -> None:
         model = _object(content.get("model"), "model")
         _check_settings(model)
         vocab = _object(model.get("vocab"), "model.vocab")
+        _require(len(vocab) <= MAX_VOCABULARY, f"its vocabulary has {len(vocab):,} tokens, over {MAX_VOCABULARY:,}")
         _check_vocab(vocab, _check_added(content.get("added_tokens") or [], vocab))
         _check_merges(model.get("merges"), vocab)
         _check_normalizer(content.get("normalizer"))

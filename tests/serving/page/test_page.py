@@ -45,6 +45,7 @@ def test_odds_are_the_softmax_of_the_model_s_logits(visit: Callable, served: Ser
         expected[logits.argmax()] = 1
     else:
         expected = (logits / temperature).softmax(dim=-1)
+    page.locator(".bars .value").first.wait_for()
     shown = [number(text) for text in page.locator(".bars .value").all_inner_texts()[:10]]
     found = expected.topk(10).values.tolist()
     assert shown == pytest.approx([percent(p) for p in found], rel=6e-3, abs=6e-3)
