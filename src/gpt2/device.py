@@ -31,11 +31,6 @@ class Machine:
     """Processes that train together, each on such a device."""
 
 
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def resolve_device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto": CUDA, else Apple's GPU, else the CPU.
 

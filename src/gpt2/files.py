@@ -1,4 +1,4 @@
-"""Files that are never half written: temporary name, sync, rename. And their hashes."""
+"""Files that are never half written: temporary name, sync, rename. Their hashes; what else the system is asked."""
 
 import contextlib
 import errno
@@ -131,6 +131,11 @@ def require_free_space(folder: str | Path, needed: int, purpose: str) -> None:
             f"no room on the disk for {purpose}: {folder} has {human_bytes(free)} free, "
             f"{human_bytes(needed)} are needed; free some space or choose another folder"
         )
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def human_bytes(count: float) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from gpt2.device import cores, matmul_speed, resolve_device, synchronize
+from gpt2.device import matmul_speed, resolve_device, synchronize
 from gpt2.doctor.self_check import Check, self_check
-from gpt2.files import human_bytes
+from gpt2.files import cores, human_bytes
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "matplotlib", "tyro", "tqdm")
 _COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30, "mps": 1 << 28}  # far beyond any cache

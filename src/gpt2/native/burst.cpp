@@ -44,15 +44,12 @@ bool finite(const float* x, int64_t width) {
   return total(sum) == 0;
 }
 
-// The columns of the logits, whole panels.
-int64_t width_of(const Model& m) { return (m.vocab + PANEL - 1) / PANEL * PANEL; }
-
 // Takes in the next token of a slot; says whether it goes on.
 bool take(const Burst& b, const Model& m, const float* logits, int64_t slot, int64_t steps, float* room) {
   Place& place = b.places[slot];
   const Choice& how = b.how[slot];
   int64_t made = b.made[slot];
-  b.broken[slot] = !finite(logits, width_of(m));
+  b.broken[slot] = !finite(logits, logits_width(m));
   place.newest = gpt2_sample(logits, room, m.vocab, how.temperature, how.top_k, how.top_p, how.min_p,
                              b.draws[slot * b.block + b.used[slot]++]);
   place.column++, place.left--;
@@ -82,7 +79,7 @@ void write(const Burst& b, const int64_t* slots, int64_t count, int64_t steps, i
     gpt2_step(&m, &step);
     stay = 0;
     for (int64_t i = 0; i < live; i++)
-      if (take(b, m, m.logits + i * width_of(m), places[i], steps, room)) places[stay++] = places[i];
+      if (take(b, m, m.logits + i * logits_width(m), places[i], steps, room)) places[stay++] = places[i];
     live = stay;
   }
 }

@@ -60,16 +60,12 @@ void two_rows(const int8_t* p, int at, Floats w[2][2]) {
 }
 
 // One panel times R rows of x. For few rows the terms are dealt to several sums: additions need not wait for each other.
-// The panel that follows is fetched meanwhile, for it lies in a cache that is shared and slow, at best.
 template <int R, class W>
 void multiply(const float* x, const W* panel, int64_t inner, float out[ROWS][PANEL]) {
-  constexpr int CHAINS = R < 4 ? 4 / R : 1, PASSES = HALF / LANES, PART = 4 * PANEL * sizeof(W) / PASSES;
+  constexpr int CHAINS = R < 4 ? 4 / R : 1;
   for (int at = 0; at < HALF; at += LANES) {
     Floats sum[CHAINS][R][2] = {};
-    const char* next = (const char*)(panel + inner * PANEL) + at / LANES * (inner / 4 * PART);
-    for (int64_t i = 0; i < inner; i += 4, next += PART) {
-#pragma GCC unroll 8
-      for (int line = 0; line < PART; line += 64) __builtin_prefetch(next + line, 0, 2);
+    for (int64_t i = 0; i < inner; i += 4)
 #pragma GCC unroll 2
       for (int pair = 0; pair < 4; pair += 2) {
         Floats w[2][2];
@@ -82,7 +78,6 @@ void multiply(const float* x, const W* panel, int64_t inner, float out[ROWS][PAN
             for (int half = 0; half < 2; half++)
               sum[(pair + odd) % CHAINS][r][half] += x[r * (inner + SPARE) + i + pair + odd] * w[odd][half];
       }
-    }
     for (int r = 0; r < R; r++)
       for (int half = 0; half < 2; half++) {
         Floats y = sum[0][r][half];
@@ -213,7 +208,7 @@ void work(const Model& m, const Rows& rows, int part, int parts) {
 #pragma omp barrier
   }
   normalize(m.norm, rows.answers);
-  int64_t width = (m.vocab + PANEL - 1) / PANEL * PANEL;
+  int64_t width = logits_width(m);
   product<W>(m.head, norms, rows.answers, part, parts,
              [&](int64_t row, int64_t column, Floats y) { store(m.logits + row * width + column, y); });
 }

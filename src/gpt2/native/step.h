@@ -43,6 +43,9 @@ struct Choice {
   int64_t top_k;
 };
 
+// Numbers between two rows of logits: whole panels.
+inline int64_t logits_width(const Model& m) { return (m.vocab + PANEL - 1) / PANEL * PANEL; }
+
 void gpt2_step(const Model* m, const Rows* rows);
 int64_t gpt2_sample(const float* logits, float* room, int64_t size, float temperature, int64_t top_k, double top_p,
                     float min_p, double uniform);

@@ -12,8 +12,8 @@ import time
 from collections import deque
 from queue import Empty, SimpleQueue
 
-from gpt2.device import cores
 from gpt2.errors import GPT2Error
+from gpt2.files import cores
 from gpt2.serving.batch import Batch
 from gpt2.serving.counters import Counters
 from gpt2.serving.served import ServedModel

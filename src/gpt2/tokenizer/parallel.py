@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from gpt2.errors import GPT2Error
+from gpt2.files import cores
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.bulk import BulkEncoder
 
@@ -36,8 +37,7 @@ class Encoded(NamedTuple):
 
 def default_workers() -> int:
     """Processors this process may use, at most `MAX_WORKERS`."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, MAX_WORKERS)
+    return min(cores(), MAX_WORKERS)
 
 
 def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], workers: int) -> Generator[Encoded, None, None]:
