@@ -1,9 +1,8 @@
-"""The formulas of docs/scaling.md against real tensors: what processes of two hold and save."""
+"""The formulas of docs/scaling.md against real tensors, and by hand; test_torchrun.py has what two processes save."""
 
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
 from gpt2 import GPT2, GPT2Config
 from gpt2.model.flops import count_parameters
@@ -24,19 +23,6 @@ def test_state_of_a_whole_copy_is_what_the_objects_hold(optimizer: str) -> None:
     assert need.weights == need.gradients == sum(4 * p.numel() for p in model.parameters())
     assert need.average == sum(4 * value.numel() for value in average.average.values())
     assert need.optimizer == sum(4 * value.numel() for name, value in kept.items() if not name.endswith(".steps"))
-
-
-def test_state_of_divided_weights_is_what_each_of_two_saves(two: Path) -> None:
-    config = GPT2Config(vocab_size=448, context_length=64, d_model=32, num_layers=2, num_heads=2)
-    need = footprint(config, "fsdp", 2, 2)
-    folder = sorted((two / "fsdp/training/checkpoints").iterdir())[-1]
-    for part in ("00001-of-00002", "00002-of-00002"):
-        held = {}
-        for group in ("model", "optimizer", "average"):
-            with safe_open(folder / f"{group}-{part}.safetensors", framework="pt") as file:
-                tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - not a dict
-            held[group] = sum(4 * tensor.numel() for tensor in tensors if tensor.ndim)
-        assert (held["model"], held["optimizer"], held["average"]) == (need.weights, need.optimizer, need.average)
 
 
 def test_traffic_by_hand() -> None:

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import GPT2LMHeadModel
 
-from gpt2 import load
+from gpt2 import GPT2Config, load
 from gpt2.checkpoint.store import newest_checkpoint
 from gpt2.settings import TrainSettings
+from gpt2.training.footprint import footprint
 from gpt2.training.run import assemble
 from gpt2.training.session import Session
 from tests.distributed.conftest import TINY, WORKER
 from tests.faults.harness import FULL
+
+pytestmark = pytest.mark.slow
 
 Jobs = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -106,6 +110,20 @@ def test_divided_weights_are_saved_by_all_and_read_by_one(two: Path) -> None:
     ids = torch.arange(50)[None]
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=0)
+
+
+def test_state_of_divided_weights_is_what_each_of_two_saves(two: Path) -> None:
+    """As docs/scaling.md computes it."""
+    config = GPT2Config(vocab_size=448, context_length=64, d_model=32, num_layers=2, num_heads=2)
+    need = footprint(config, "fsdp", 2, 2)
+    folder = sorted((two / "fsdp/training/checkpoints").iterdir())[-1]
+    for part in ("00001-of-00002", "00002-of-00002"):
+        held = {}
+        for group in ("model", "optimizer", "average"):
+            with safe_open(folder / f"{group}-{part}.safetensors", framework="pt") as file:
+                tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - not a dict
+            held[group] = sum(4 * tensor.numel() for tensor in tensors if tensor.ndim)
+        assert (held["model"], held["optimizer"], held["average"]) == (need.weights, need.optimizer, need.average)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

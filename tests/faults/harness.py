@@ -39,7 +39,7 @@ needs_strace = pytest.mark.skipif(
 
 if hasattr(os, "fork"):
     _SERVER = multiprocessing.get_context("forkserver")
-    _SERVER.set_forkserver_preload(["gpt2.training.run", "tests.faults.harness"])
+    _SERVER.set_forkserver_preload(["gpt2.training.run", "gpt2.interop.importing", "tests.faults.harness"])
 
 
 def start(work: Callable[..., None], *arguments: Any) -> Any:
