@@ -1,5 +1,6 @@
 """`gpt2 evaluate` on really trained models: one that has learned its text by heart, and one that has not."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,13 @@ SHAPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Stories: fifty to learn by heart, many to learn from, and others that nobody has seen."""
+    """Stories: fifty short ones to learn by heart, many to learn from, and others that nobody has seen."""
     folder = tmp_path_factory.mktemp("examine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT2_CACHE", str(folder / "cache"))
-        stories = list(iter_documents())
-        for name, some in (("fifty", stories[:50]), ("many", stories[50:650]), ("unseen", stories[650:800])):
+        stories = sorted(itertools.islice(iter_documents(), 900), key=len)
+        many, unseen = stories[50::2], stories[51::2]
+        for name, some in (("fifty", stories[:50]), ("many", many), ("unseen", unseen[::3])):
             (folder / f"{name}.txt").write_text("\n<|endoftext|>\n".join(some), encoding="utf-8")
         yield folder
 

@@ -36,8 +36,8 @@ _USEFUL_EPOCHS = 10
 # of it, up to so many times as fast. Bundled stories, 0.9, 1.7 and 2.7 parameters per token: docs/recipe.md.
 _MANY_PASSES, _DECAY_OF_LARGE, _MOST_DECAY = 3, 1.2, 3.0
 
-# Tokens per optimizer step in a run of 4 million tokens.
-_TOKENS_PER_STEP = 4096
+# Tokens per optimizer step, and the tokens of the run that it suits: docs/recipe.md.
+_TOKENS_PER_STEP, _TOKENS_OF_RUN = 4096, 2.5e6
 
 _DEFAULT_MINUTES = {"cpu": 10.0, "mps": 20.0, "cuda": 20.0}
 
@@ -176,7 +176,7 @@ def choose_tokens_per_step(
         total = chosen.epochs * train_tokens
     else:
         total = (chosen.steps or 1) * _TOKENS_PER_STEP
-    wanted = _TOKENS_PER_STEP * math.sqrt(total / 4e6)
+    wanted = _TOKENS_PER_STEP * math.sqrt(total / _TOKENS_OF_RUN)
     sequences = max(1, round(2 ** round(math.log2(min(max(wanted, 1024), 524_288))) / config.context_length))
     tokens = sequences * config.context_length
     reasons.append(
