@@ -37,14 +37,18 @@ class Slots:
         # Compiled, one column to spare: slots a power of two apart would all fall into few places of the caches.
         # Else a multiple of 16: PyTorch rounds rows that begin between two vectors otherwise than those at one.
         columns = config.context_length + 1 if compiled else -(-config.context_length // 16) * 16
-        shape = (config.num_layers, count + 1, columns, config.num_heads, config.head_dim)
+        sizes = config.num_layers, count + 1, columns, config.num_heads, config.head_dim
         dtype = model.compute_dtype or weight.dtype
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
+        self.keys, self.values = (torch.zeros(sizes, dtype=dtype, device=weight.device) for _ in range(2))
         self._step: SlotStep | None = None
         if compiled:
             # Each step reads all that is stored: in pages of 4 kB a third of it goes for looking up their addresses.
-            arena = Arena(2 * self.keys.nbytes)
-            self.keys, self.values = arena.keep(self.keys), arena.keep(self.values)
+            # A head's keys follow each other: the processor fetches ahead what lies in a row.
+            arena, apart = (
+                Arena(2 * self.keys.nbytes),
+                (config.num_layers, count + 1, config.num_heads, columns, config.head_dim),
+            )
+            self.keys, self.values = (arena.keep(x.view(apart)).transpose(2, 3) for x in (self.keys, self.values))
             self._step = SlotStep(packed_weights(model), self.keys, self.values, count + stretch)
         else:
             self.stretch = config.context_length

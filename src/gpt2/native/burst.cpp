@@ -31,17 +31,21 @@ struct Burst {
   const int64_t* leaving; // not 0: nobody reads it any more; may be set meanwhile
   int64_t* broken;        // set if the logits of its last token are no numbers
 };
+
+// Sequences that a thread takes together: so many share one reading of the weights, and their keys and values stay near.
+extern const int64_t gpt2_few = 8;
 }
 
 namespace {
 
-constexpr int FEW = 8;    // sequences: so many share one reading of the weights, and their keys and values stay near
-constexpr int LEAST = 4;  // rows that step.cpp adds up alike, however many there are
+constexpr int64_t FEW = gpt2_few;
+constexpr int64_t LEAST = 4;  // rows that step.cpp adds up alike, however many there are
 
 bool finite(const float* x, int64_t width) {
-  Floats sum{};  // of zeros, or not a number
-  for (int64_t i = 0; i < width; i += LANES) sum += load(x + i) - load(x + i);
-  return total(sum) == 0;
+  Floats sum[2] = {};  // of zeros, or not a number
+  for (int64_t i = 0; i < width; i += 2 * LANES)
+    for (int j = 0; j < 2; j++) sum[j] += load(x + i + j * LANES) - load(x + i + j * LANES);
+  return total(sum[0] + sum[1]) == 0;
 }
 
 // Takes in the next token of a slot; says whether it goes on.

@@ -11,11 +11,13 @@
 
 namespace {
 
+constexpr int64_t BLOCK = 1024;  // numbers that are added up in fp32
+
 // Number and sum of the weights whose bits are at least `border`.
 void at_least(const float* e, int64_t size, int32_t border, int64_t& count, double& sum) {
   count = 0, sum = 0;
-  for (int64_t block = 0; block < size; block += 1024) {
-    int64_t end = block + 1024 < size ? block + 1024 : size;
+  for (int64_t block = 0; block < size; block += BLOCK) {
+    int64_t end = block + BLOCK < size ? block + BLOCK : size;
     Floats sums{};
     Ints counts{};
     for (int64_t i = block; i < end; i += LANES) {
@@ -28,20 +30,43 @@ void at_least(const float* e, int64_t size, int32_t border, int64_t& count, doub
   }
 }
 
-// The first id of the largest logit.
-int64_t likeliest(const float* logits, int64_t size) {
-  Floats peaks = Floats{} - INFINITY;
-  int64_t whole = size / LANES * LANES;
-  for (int64_t i = 0; i < whole; i += LANES) {
-    Floats x = load(logits + i);
-    peaks = x > peaks ? x : peaks;
-  }
-  float peak = -INFINITY;
-  for (int i = 0; i < LANES; i++) peak = peaks[i] > peak ? peaks[i] : peak;
-  for (int64_t i = whole; i < size; i++) peak = logits[i] > peak ? logits[i] : peak;
+// Numbers of the logits from `i` on; beyond their end -infinity, which has no weight.
+Floats some(const float* logits, int64_t size, int64_t i) {
+  if (i + LANES <= size) return load(logits + i);
+  float rest[LANES];
+  for (int64_t j = 0; j < LANES; j++) rest[j] = i + j < size ? logits[i + j] : -INFINITY;
+  return load(rest);
+}
+
+float largest_of(const float* logits, int64_t size) {
+  constexpr int CHAINS = 4;  // a maximum waits for the one before it: four at once
+  Floats peaks[CHAINS];
+  for (Floats& p : peaks) p = Floats{} - INFINITY;
+  for (int64_t i = 0; i < size; i += CHAINS * LANES)
+    for (int c = 0; c < CHAINS; c++) peaks[c] = larger(some(logits, size, i + c * LANES), peaks[c]);
+  return largest(larger(larger(peaks[0], peaks[1]), larger(peaks[2], peaks[3])));
+}
+
+int64_t first_of(const float* logits, int64_t size, float value) {
   for (int64_t i = 0; i < size; i++)
-    if (logits[i] == peak) return i;
+    if (logits[i] == value) return i;
   return 0;  // nothing but NaN
+}
+
+// Weights of all logits; their sum.
+double weigh(const float* logits, int64_t size, float temperature, float peak, float* weights) {
+  double sum = 0;
+  for (int64_t block = 0; block < size; block += BLOCK) {
+    Floats sums{};
+    for (int64_t i = block; i < block + BLOCK && i < size; i += LANES) {
+      Floats x = some(logits, size, i) / temperature - peak;
+      Floats e = (Floats)((Ints)exponential(x) & (Ints)(x > -87.0f));
+      store(weights + i, e);
+      sums += e;
+    }
+    sum += total(sums);
+  }
+  return sum;
 }
 
 // Copies the weights whose bits are at least `border` to `to`, which may be `from`, and fills up to whole vectors.
@@ -93,25 +118,19 @@ void keep_likeliest(float* e, int64_t size, int64_t most, double mass, float* fe
 extern "C" int64_t gpt2_sample(
     const float* logits, float* room, int64_t size, float temperature, int64_t top_k, double top_p, float min_p,
     double uniform) {
-  int64_t best = likeliest(logits, size);
-  if (temperature == 0) return best;
-  float peak = logits[best] / temperature;
-  int64_t whole = (size + LANES - 1) / LANES * LANES;
+  float top = largest_of(logits, size);
+  if (temperature == 0) return first_of(logits, size, top);
+  int64_t whole = (size + LANES - 1) / LANES * LANES, count;
   float* few = room + whole;
-  std::memcpy(room, logits, size * sizeof(float));
-  for (int64_t i = size; i < whole; i++) room[i] = -INFINITY;
-  for (int64_t i = 0; i < whole; i += LANES) {
-    Floats x = load(room + i) / temperature - peak, e = exponential(x);
-    store(room + i, (Floats)((Ints)e & (Ints)(x > -87.0f)));
+  double sum = weigh(logits, size, temperature, top / temperature, room);
+  if (top_k > 0 && top_k < size) {
+    keep_likeliest(room, whole, top_k, 1e300, few);
+    at_least(room, whole, 0, count, sum);
   }
-  int64_t count;
-  double sum;
-  if (top_k > 0 && top_k < size) keep_likeliest(room, whole, top_k, 1e300, few);
-  at_least(room, whole, 0, count, sum);
   if (top_p < 1) keep_likeliest(room, whole, whole, top_p * sum, few);
   if (min_p > 0)
     for (int64_t i = 0; i < whole; i++) room[i] = room[i] < min_p ? 0 : room[i];
-  at_least(room, whole, 0, count, sum);
+  if (top_p < 1 || min_p > 0) at_least(room, whole, 0, count, sum);
   double target = uniform * sum, before = 0;
   for (int64_t block = 0; block < whole; block += LANES) {
     double here = total(load(room + block));
@@ -126,7 +145,7 @@ extern "C" int64_t gpt2_sample(
   }
   for (int64_t i = size; i-- > 0;)  // rounding left a little over: the last that may be drawn
     if (room[i] > 0) return i;
-  return best;
+  return first_of(logits, size, top);
 }
 
 // One draw for each row of logits (count, stride), each with its own options.

@@ -131,12 +131,18 @@ void weigh(const float* weights, const C* values, int64_t count, int64_t stride,
 // softmax(q k^T / sqrt(d)) v of one head of one row. All keys and values of this step are in the cache already.
 template <class C>
 void attend(const Model& m, const Layer& layer, const Rows& rows, int64_t row, int64_t head, float* scores) {
-  int64_t d = m.d_model / m.heads, stride = m.d_model, first = rows.first[row], count = rows.columns[row] + 1 - first;
-  int64_t start = (rows.slots[row] * m.context + first) * stride + head * d;
-  const float* q = m.queries + row * stride + head * d;
+  int64_t d = m.d_model / m.heads, first = rows.first[row], count = rows.columns[row] + 1 - first;
+  int64_t start = rows.slots[row] * m.slot_stride + first * m.column_stride + head * m.head_stride, stride = m.column_stride;
+  const float* q = m.queries + row * m.d_model + head * d;
   const C *keys = (const C*)layer.keys + start, *values = (const C*)layer.values + start;
   Floats scale = Floats{} + 1.0f / std::sqrt((float)d), peaks = Floats{} - INFINITY, sums{};
+  constexpr int64_t LINE = 64 / sizeof(C);
   for (int64_t s = 0; s < count; s += 4) {
+    for (int64_t at = s * stride; at < (s + 4) * stride; at += stride)  // what is wanted next, far away for a cache
+      for (int64_t i = at; i < at + d; i += LINE) {
+        __builtin_prefetch(values + i);
+        __builtin_prefetch(keys + m.head_stride + i, 0, 2);
+      }
     Floats sum[4] = {};
     for (int64_t i = 0; i < d; i += LANES)
 #pragma GCC unroll 4
@@ -159,7 +165,7 @@ void attend(const Model& m, const Layer& layer, const Rows& rows, int64_t row, i
     store(scores + s, e);
     sums += e;
   }
-  float* z = m.z + row * (stride + SPARE) + head * d;
+  float* z = m.z + row * (m.d_model + SPARE) + head * d;
   for (int64_t i = 0; i < d;) {
     bool wide = i + 4 * LANES <= d;
     (wide ? weigh<4, C> : weigh<UNIT / LANES, C>)(scores, values + i, count, stride, z + i);
@@ -171,6 +177,7 @@ void attend(const Model& m, const Layer& layer, const Rows& rows, int64_t row, i
 template <class W, class C>
 void work(const Model& m, const Rows& rows, int part, int parts) {
   int64_t d = m.d_model, count = rows.count;
+  uint32_t head_dim = d / m.heads;
   float* norms = m.norms + part * count * (d + SPARE);  // each thread its own: cheaper than waiting for one
   float* scores = m.scores + part * (m.context + LANES);
   auto normalize = [&](Norm norm, int64_t count) {
@@ -188,11 +195,11 @@ void work(const Model& m, const Rows& rows, int part, int parts) {
     const Layer& layer = m.layer[l];
     normalize(layer.norm1, count);
     product<W>(layer.qkv, norms, count, part, parts, [&](int64_t row, int64_t column, Floats y) {
-      int64_t place = (rows.slots[row] * m.context + rows.columns[row]) * d + column % d;
-      if (column < d)
-        store(m.queries + row * d + column, y);
-      else
-        store((C*)(column < 2 * d ? layer.keys : layer.values) + place, y);
+      if (column < d) return store(m.queries + row * d + column, y);
+      bool key = column < 2 * d;
+      uint32_t at = column - (key ? d : 2 * d), head = at / head_dim;
+      int64_t place = rows.slots[row] * m.slot_stride + rows.columns[row] * m.column_stride + head * m.head_stride;
+      store((C*)(key ? layer.keys : layer.values) + place + (at - head * head_dim), y);
     });
 #pragma omp barrier
     for (int64_t i = count * m.heads * part / parts; i < count * m.heads * (part + 1) / parts; i++)

@@ -19,11 +19,12 @@ struct Norm {
 struct Layer {
   Norm norm1, norm2;
   Matrix qkv, attention_out, up, down;
-  void *keys, *values;  // (slots, context, heads, head_dim)
+  void *keys, *values;  // (slots, context, heads, head_dim), as far apart as `Model` says
 };
 struct Model {
   int64_t layers, heads, d_model, vocab, context, threads;
-  int64_t weight_type, cache_type;  // 0 fp32, 1 bf16, 2 int8
+  int64_t weight_type, cache_type;                 // 0 fp32, 1 bf16, 2 int8
+  int64_t slot_stride, column_stride, head_stride;  // of keys and values
   const Layer* layer;
   const float *tokens, *positions;  // embeddings
   Norm norm;

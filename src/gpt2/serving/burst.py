@@ -12,7 +12,6 @@ from gpt2.model.slots import Slots
 from gpt2.serving.choosing import Chooser
 from gpt2.serving.plan import Plan
 
-_FEW = 8  # streams that a thread takes together, as in burst.cpp
 _MOST = 16  # tokens of each in one call
 _NEAR = 2**24  # bytes of weights that stay in the processor's caches: larger ones are best read once for all streams
 
@@ -48,8 +47,12 @@ class Burst:
     """
 
     def __init__(self, slots: Slots, plan: Plan, chooser: Chooser, threads: int) -> None:
+        library, reason = native.library()
+        if library is None:
+            raise RuntimeError(reason)
+        self._call, self._few = library.gpt2_burst, _Int.in_dll(library, "gpt2_few").value
         weights = packed_weights(slots.model)
-        self._bound = [Bound(weights, slots.keys, slots.values, _FEW, threads=1) for _ in range(threads)]
+        self._bound = [Bound(weights, slots.keys, slots.values, self._few, threads=1) for _ in range(threads)]
         self._models = (_Pointer * threads)(*(bound.address for bound in self._bound))
         self._room = np.empty((threads, 2 * weights.config.vocab_size + 3 * native.LANES), dtype=np.float32)
         self.tokens = np.zeros((slots.count, _MOST), dtype=np.int64)
@@ -62,10 +65,6 @@ class Burst:
             chooser.draws.shape[1], chooser.used.ctypes.data, self.tokens.ctypes.data, _MOST,
             *(value.ctypes.data for value in (self.made, self.leaving, self.broken)),
         )  # fmt: skip
-        library, reason = native.library()
-        if library is None:
-            raise RuntimeError(reason)
-        self._call = library.gpt2_burst
 
     @staticmethod
     def possible(slots: Slots) -> bool:
@@ -83,7 +82,7 @@ class Burst:
         Returns:
             Those of them that were continued.
         """
-        slots = np.roll(writing, -int(np.searchsorted(writing, self._next)))[: 2 * _FEW * self._threads]
+        slots = np.roll(writing, -int(np.searchsorted(writing, self._next)))[: 2 * self._few * self._threads]
         self._next = int(slots[-1]) + 1
         self._call(ctypes.byref(self._burst), slots.ctypes.data, len(slots), min(_MOST, len(writing)))
         self._chooser.refill(slots)

@@ -39,7 +39,7 @@ class _Layer(ctypes.Structure):
 class _Model(ctypes.Structure):
     _fields_ = [
         *((name, _Int) for name in ("layers", "heads", "d_model", "vocab", "context", "threads")),
-        *((name, _Int) for name in ("weight_type", "cache_type")),
+        *((name, _Int) for name in ("weight_type", "cache_type", "slot_stride", "column_stride", "head_stride")),
         *((name, _Pointer) for name in ("layer", "tokens", "positions")),
         ("norm", _Norm),
         ("head", _Matrix),
@@ -150,6 +150,13 @@ def _panels(weight: Tensor) -> Tensor:
 class Bound:
     """Weights, a cache and room for so many rows, as one argument of `step.cpp`.
 
+    Args:
+        weights: of the model.
+        keys: (L, slots, context, H, d), of which the d numbers lie together.
+        values: as `keys`, in memory too.
+        rows: most rows of a step.
+        threads: of a step; None: as many as PyTorch takes.
+
     Attributes:
         logits: (rows, V), of the last step.
         address: of the argument.
@@ -176,8 +183,8 @@ class Bound:
             layer.keys, layer.values = key.data_ptr(), value.data_ptr()
         self._model = _Model(
             config.num_layers, config.num_heads, config.d_model, config.vocab_size, columns, threads,
-            _TYPES[weights.dtype], _TYPES[keys.dtype], ctypes.addressof(self._layers), weights.tokens,
-            weights.positions, weights.norm, weights.head,
+            _TYPES[weights.dtype], _TYPES[keys.dtype], *keys.stride()[1:4], ctypes.addressof(self._layers),
+            weights.tokens, weights.positions, weights.norm, weights.head,
             **{name: tensor.data_ptr() for name, tensor in self.room.items()},
         )  # fmt: skip
         library, reason = native.library()
