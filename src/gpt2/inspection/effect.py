@@ -115,6 +115,7 @@ def effect(
     first, counts = _losses(model, tokenizer, rows, [])
     second = _losses(model, tokenizer, rows, everywhere)[0] if everywhere else first
     low, high = interval(second - first, counts)
+    goes_on = _continued(whole, [], length)
     total = float(counts.sum())
     return Effect(
         of=whole.label,
@@ -124,8 +125,8 @@ def effect(
         before=before.exp()[ids],
         after=after.exp()[ids],
         kl=float((before.exp() * (before - after)).sum().clamp(min=0.0)),
-        continuation_before=_continued(whole, [], length),
-        continuation_after=_continued(whole, do, length),
+        continuation_before=goes_on,
+        continuation_after=_continued(whole, do, length) if do else goes_on,
         loss_before=float(first.sum()) / total,
         loss_after=float(second.sum()) / total,
         low=float(low),

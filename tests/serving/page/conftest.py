@@ -77,13 +77,12 @@ class Visit:
             route.abort()
 
     def go(self, place: str) -> Page:
-        """Open a view and wait until nothing is asked any more."""
+        """Open a view and wait until all that was asked is there."""
         self.page.goto(f"{self.address}/{place}")
         return self.settle()
 
     def settle(self) -> Page:
         self.page.wait_for_selector("#title")
-        self.page.wait_for_timeout(120)
         until(self.page, "document.querySelector('[aria-busy=true]') === null")
         return self.page
 

@@ -173,6 +173,33 @@ def test_the_address_holds_the_state(visit: Callable) -> None:
     assert page.get_by_role("option", selected=True).count() == 1
 
 
+def test_what_a_link_from_another_model_asks_for_is_exchanged_and_said(visit: Callable) -> None:
+    page = visit().go(place("head", layer=9, head=1, step=99, off="0.1,7.0,mlp.3"))
+    assert page.locator("[role=alert]").count() == 0
+    told = page.locator("[data-note]").inner_text()
+    assert "no head 9.1, but 2 layers of 2 heads" in told
+    assert "Head 1.1 is shown" in told
+    assert "Of step 99 no weights were kept" in told
+    assert "no 7.0, mlp.3 to turn off" in told
+    assert page.locator("main select").evaluate_all("all => all.map((e) => e.value)") == ["1", "1"]
+    assert page.locator("[data-share]").count() > 0
+    until(page, "location.hash.includes('layer=1&head=1&off=0.1')")
+    page.get_by_role("button", name="Close").click()
+    assert page.locator("[data-note]").count() == 0
+
+
+def test_the_chosen_token_s_row_is_in_sight(visit: Callable) -> None:
+    page = visit().go(f"#layers?{urlencode({'text': 'One day a dog ran to the big tree. ' * 4})}")
+    rows = page.locator("tbody tr").count()
+    assert rows > 25
+    inside = """() => { const row = document.querySelector('tr.now').getBoundingClientRect();
+        const box = document.querySelector('.box').getBoundingClientRect(); return row.top >= box.top && row.bottom <= box.bottom; }"""
+    assert page.evaluate(inside)
+    page.get_by_role("option").nth(2).click()
+    until(page, "document.querySelector('tr.now').rowIndex === 3")
+    until(page, f"({inside})()")
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_no_view_has_an_accessibility_fault(visit: Callable, colours: str) -> None:
     item = visit(color_scheme=colours)

@@ -1,23 +1,26 @@
 /** Answers fetched before they are wanted, so that another view, or another moment of the run, is there at once. */
 
 import { get, saved, type Question } from "./api.svelte";
-import { look, reading, snapshot } from "./reading.svelte";
+import { look, moment, reading, snapshot } from "./reading.svelte";
 import { page } from "./state.svelte";
 
 /** A server that takes longer than this for an answer has better things to do, in milliseconds. */
 const PATIENCE = 150;
 
+/** Without those that cannot be asked yet. */
+export const known = (list: (Question | null)[]) => list.filter((q): q is Question => q !== null);
+
 /** What each view asks about the text as it stands. */
 export function views(): Question[] {
   const position = reading.position;
   const { layer, head, unit, word } = page;
-  const list = [
-    { path: "api/history" }, reading.length > 1 ? look("surprise") : null, look("api/atlas"), look("odds", { position, k: 8 }),
+  const { odds, surprise, atlas, story } = moment(page.step);
+  return known([
+    { path: "api/history" }, surprise, atlas, odds,
     look("api/logits", { position, k: 60 }), look("attention", { layer, head }), look("head", { layer, head, position }),
     look("lens", { k: 3 }), look("attribution", { position, unit }), { path: "api/look/words", body: { k: 200, ...snapshot() } },
-    { path: "api/look/neighbours", body: { ...(word && { target: word }), k: 12, ...snapshot() } },
-  ];
-  return list.filter((q): q is Question => q !== null);
+    { path: "api/look/neighbours", body: { ...(word && { target: word }), k: 12, ...snapshot() } }, story,
+  ]);
 }
 
 /** Ask one after another, once nothing has changed for a while. Returns what ends it. */

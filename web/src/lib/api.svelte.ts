@@ -67,6 +67,20 @@ export async function get<T>(q: Question, signal?: AbortSignal): Promise<T> {
   return answer;
 }
 
+const open = new Set<AbortController>();
+let some = $state(false);
+/** Whether an answer that is to be shown is on its way. */
+export const waiting = () => some;
+
+function begin(control: AbortController) {
+  open.add(control);
+  some = true;
+}
+function end(control: AbortController) {
+  open.delete(control);
+  some = open.size > 0;
+}
+
 /**
  * An answer that follows its question. While a new one is on its way the last stays, so that nothing jumps.
  * Call it while a component is set up.
@@ -91,6 +105,7 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
     }
     const control = new AbortController();
     busy = true;
+    begin(control);
     const timer = setTimeout(async () => {
       try {
         value = await get<T>(q, control.signal);
@@ -100,11 +115,14 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
         error = problem instanceof Error ? problem.message : String(problem);
         value = null;
       }
-      if (!control.signal.aborted) busy = false;
+      if (control.signal.aborted) return;
+      busy = false;
+      end(control);
     }, wait);
     return () => {
       clearTimeout(timer);
       control.abort();
+      end(control);
     };
   });
   return {

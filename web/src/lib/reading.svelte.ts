@@ -1,10 +1,12 @@
 /** The text as the model reads it, and what the server said about itself: shared by all views. */
 
 import { answerTo, type Question } from "./api.svelte";
+import { fit } from "./fit";
 import { page, whole } from "./state.svelte";
 import type { About, Tokens } from "./types";
 
 let about = $state.raw<About | null>(null);
+let note = $state("");
 let found = $state.raw<{ value: Tokens | null; error: string } | null>(null);
 
 /** Called once, by the page itself. */
@@ -18,6 +20,9 @@ export function startReading() {
     about = served.value;
   });
   $effect(() => {
+    if (about?.mode === "model") note = fit(about) || note;
+  });
+  $effect(() => {
     found = { value: tokens.value, error: tokens.error };
   });
   return served;
@@ -29,6 +34,13 @@ export const reading = {
   },
   get error() {
     return found?.error ?? "";
+  },
+  /** What the address asked for and is not there. */
+  get note() {
+    return note;
+  },
+  dismiss() {
+    note = "";
   },
   /** Tokens that fit the context; the text's own characters, joined they are `text`. */
   get pieces(): string[] {
@@ -54,11 +66,19 @@ export const reading = {
   },
 };
 
-/** The weights that are looked at. */
-export const snapshot = () => (page.step >= 0 ? { snapshot: page.step } : {});
+/** The weights of a moment of the run, by default those that are looked at. */
+export const snapshot = (step = page.step) => (step >= 0 ? { snapshot: step } : {});
 
-/** A question about the text by the weights looked at; null as long as the text is not known. */
-export function look(view: string, more: Record<string, unknown> = {}): Question | null {
+/** A question about the text by the weights of a moment; null as long as the text is not known. */
+export function look(view: string, more: Record<string, unknown> = {}, step = page.step): Question | null {
   if (!reading.ready) return null;
-  return { path: view.includes("/") ? view : `api/look/${view}`, body: { text: reading.text, ...snapshot(), ...more } };
+  return { path: view.includes("/") ? view : `api/look/${view}`, body: { text: reading.text, ...snapshot(step), ...more } };
 }
+
+/** What the time machine shows of a moment. */
+export const moment = (step: number) => ({
+  odds: look("odds", { position: reading.position, k: 8 }, step),
+  surprise: reading.length > 1 ? look("surprise", {}, step) : null,
+  atlas: look("api/atlas", {}, step),
+  story: look("api/continue", { length: 50, temperature: 0.7, seed: page.seed }, step),
+});

@@ -1,32 +1,29 @@
 /** The page as one file, which opens without a server: program, style and all answers that its views need. */
 
 import { answers, get, saved, type Question } from "./api.svelte";
-import { look, reading, snapshot } from "./reading.svelte";
+import { known, views } from "./ahead";
+import { look, reading } from "./reading.svelte";
 import { page, toHash } from "./state.svelte";
 
-/** What each view asks for the present state, so that all of them work in the file. */
-function questions(): (Question | null)[] {
+/** What the views ask for the present state, and for other heads, so that all of them work in the file. */
+function questions(): Question[] {
   const { num_layers: layers, num_heads: heads } = reading.about!.config;
   const position = reading.position;
-  const list: (Question | null)[] = [
-    { path: "api/model" }, { path: "api/history" }, look("surprise"), look("api/logits", { position, k: 60 }),
-    look("api/atlas"), look("lens", { k: 3 }), look("attribution", { position, unit: page.unit }),
-    look("kinds"), { path: "api/look/words", body: { k: 200, ...snapshot() } }, { path: "api/look/neighbours", body: { ...(page.word && { target: page.word }), k: 12, ...snapshot() } },
-  ];
+  const list = [{ path: "api/model" }, ...views(), look("kinds")];
   for (let layer = 0; layer < Math.min(layers, 4); layer++)
     for (let head = 0; head < Math.min(heads, 4); head++) {
       list.push(look("attention", { layer, head }));
       list.push(look("head", { layer, head, position }));
     }
-  return list;
+  return known(list);
 }
 
 const escaped = (text: string) => text.replaceAll("<", "\\u003c").replaceAll("\u2028", "\\u2028").replaceAll("\u2029", "\\u2029");
 
-export async function saveAsFile(views: string[]) {
+export async function saveAsFile(names: string[]) {
   if (saved) return;
-  await Promise.allSettled(questions().filter((q): q is Question => q !== null).map((q) => get(q)));
-  const content = { hash: toHash({ ...page }), views, answers: Object.fromEntries(answers()) };
+  await Promise.allSettled(questions().map((q) => get(q)));
+  const content = { hash: toHash({ ...page }), views: names, answers: Object.fromEntries(answers()) };
   const program = document.querySelector<HTMLScriptElement>('script[type="module"]')!.src;
   const style = document.querySelector<HTMLLinkElement>('link[rel="stylesheet"]')!.href;
   const [js, css] = await Promise.all([program, style].map(async (url) => (await fetch(url)).text()));
