@@ -225,7 +225,7 @@ view(
 # you may want to change stands in this one cell. With a GPU you get the project's own shape (6 layers, `d_model`
 # 512). Without one you get a small model that learns something in the time a person is willing to wait.
 #
-# Training lasts for a number of `epochs` (passes over the text), or, if `seconds` is a number, for that long: the
+# Training lasts for a number of `epochs` (passes over the text), or, if `seconds` is above 0, for that long: the
 # learning rate then follows the clock, so the run always finishes properly. That is the default on a CPU.
 
 # %%
@@ -719,10 +719,10 @@ check(
 )
 
 # %% [markdown]
-# A dot product of d random products has the variance d; its **spread** (the standard deviation, the root of the
-# variance) is therefore the root of d. A softmax that gives nearly everything to one token has almost no gradient,
-# before anything has been learned; dividing by $\sqrt{d}$ brings the variance back to 1. That is all this division is
-# for.
+# A score is a sum of d products of random numbers. Each has the variance 1, so the sum has the variance d, and its
+# **spread** (the standard deviation, the root of the variance) is the root of d. A softmax that gives nearly
+# everything to one token has almost no gradient, before anything has been learned; dividing by $\sqrt{d}$ brings the
+# variance back to 1. That is all this division is for.
 #
 # **Step three: the mask and the heads.** The model will learn to predict the next token at *every* position at once,
 # so a token must not see the ones after it: it would simply copy the answer. We set those scores to minus infinity,
@@ -1312,8 +1312,7 @@ check(
 
 # %% [markdown]
 # The shift must happen exactly once: here in the data, and not again in the model. Two mistakes are common.
-# *Forgotten*:
-# input and target are the same. *Done twice*: data and model both shift.
+# *Forgotten*: input and target are the same. *Done twice*: data and model both shift.
 #
 # **Predict.** Three small models are trained for a few hundred steps: one right, one with each mistake. Whose training
 # loss will look best? Which will look merely a little worse than it should, so that nobody notices?
@@ -1392,7 +1391,8 @@ check(
 #
 # The step above was plain gradient descent: $w \leftarrow w - \eta g$. Its weakness: gradients of different weights
 # differ in size by orders of magnitude, and one learning rate $\eta$ has to do for all. **AdamW** keeps two running
-# averages, of g and of g²; their ratio makes the step about equally large for every weight:
+# averages, of g and of g². The first divided by the root of the second makes the step about equally large for every
+# weight:
 #
 # $$m \leftarrow \beta_1 m + (1-\beta_1) g \qquad s \leftarrow \beta_2 s + (1-\beta_2) g^2 \qquad
 # w \leftarrow w - \eta\lambda w - \eta\, \frac{m / (1-\beta_1^t)}{\sqrt{s / (1-\beta_2^t)} + \epsilon}$$
@@ -2096,8 +2096,7 @@ view("what each part adds to a logit", lambda: looked.dla(" she", against=" he",
 # %% [markdown]
 # **What is each part worth?** Adding to a logit is one thing; being needed is another. So we take each head and each
 # MLP out (its output becomes the average over many stories) and see how much worse the model guesses on real text,
-# with an interval,
-# for a single text proves little.
+# with an interval, for a single text proves little.
 #
 # **Predict.** Heads or MLPs: which will be missed more? Will any part turn out to be useless?
 
