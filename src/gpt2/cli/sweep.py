@@ -69,9 +69,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _helper(options: Sweep, folder: Path) -> "subprocess.Popen[bytes]":
     """Another process on the same sweep."""
-    threads = str(max(1, (os.cpu_count() or 1) // options.workers))
     command = [sys.executable, "-m", "gpt2", "sweep", options.space, "--out", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(_threads_each(options.workers))}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -79,7 +78,13 @@ def _share_cores(workers: int) -> None:
     if workers > 1:
         import torch
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        torch.set_num_threads(_threads_each(workers))
+
+
+def _threads_each(workers: int) -> int:
+    from gpt2.files import cores
+
+    return max(1, cores() // workers)
 
 
 def _lines(trials: "list[Trial]", folder: Path) -> list[str]:
