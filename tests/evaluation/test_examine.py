@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import GPT2LMHeadModel
 
 from gpt2 import train
@@ -55,6 +56,21 @@ def test_a_model_that_recites_is_called_so_and_another_is_not(folder: Path, caps
     # The run left the same figures in its folder, for the held-out documents it was told of.
     stored = json.loads((folder / "free" / "training" / "evaluation.json").read_text())
     assert stored["bits_per_byte"] == pytest.approx(free["bits_per_byte"], rel=1e-6)
+
+
+def test_threads_change_no_figure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stories, pairs, baselines and scores come out alike, one after the other or beside one another."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(evaluate(capsys, "demo", folder / "fifty.txt", "--train", folder / "many.txt", "--stories", 6))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+    assert found[0]["stories"]["pairs"] > 50
+    assert len(found[0]["memorization"]["samples"]) == 6
 
 
 def test_a_model_from_elsewhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

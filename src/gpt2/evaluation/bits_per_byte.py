@@ -7,15 +7,14 @@ ids[k S + 1 : k S + T + 1] and scores only those not scored before, until the en
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
 from gpt2.errors import DataError
 from gpt2.evaluation.bootstrap import LEVEL, Interval, ratio_interval
+from gpt2.evaluation.cores import Cores, usable_cores
 from gpt2.model import GPT2, Segments
 
 # Tokens per forward pass: enough to keep the processor busy, little enough to stay in memory.
@@ -78,23 +77,60 @@ def score_documents(
     Raises:
         DataError: there are no documents.
     """
+    was_training = model.training
+    model.eval()
+    try:
+        ids, batches = _planned(model, documents, end_of_text)
+        with Cores(min(len(batches), usable_cores(model))) as cores:
+            return _begun(cores, model, ids, batches, num_bytes)()
+    finally:
+        model.train(was_training)
+
+
+def begin_scoring(
+    cores: Cores, model: GPT2, documents: Sequence[np.ndarray], num_bytes: Sequence[int] | np.ndarray, end_of_text: int
+) -> Callable[[], Score]:
+    """The same as tasks for `cores`; a function that waits for them. The model must be in evaluation mode.
+
+    Raises:
+        DataError: there are no documents.
+    """
+    return _begun(cores, model, *_planned(model, documents, end_of_text), num_bytes)
+
+
+def _planned(
+    model: GPT2, documents: Sequence[np.ndarray], end_of_text: int
+) -> tuple[list[np.ndarray], list[list[_Window]]]:
+    """Ids of each document, and the windows of each forward pass."""
     if len(documents) == 0:
         raise DataError("there are no documents to evaluate on")
     ids = [np.append(np.asarray(document, dtype=np.int64), end_of_text) for document in documents]
-    nats = np.zeros(len(ids))
     windows = [
         window for i, document in enumerate(ids) for window in _windows(i, len(document), model.config.context_length)
     ]
     windows.sort(key=lambda window: -window.length)
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    batches = list(_batches(windows, _TOKENS_PER_BATCH.get(device.type, 4096)))
-    for batch, sums in zip(batches, _each(partial(_sums, model, ids), batches, device), strict=True):
-        for window, total in zip(batch, sums, strict=True):
-            nats[window.document] += total
-    model.train(was_training)
-    tokens = np.array([len(document) - 1 for document in ids])
-    return Score(nats, tokens, np.asarray(num_bytes, dtype=np.int64))
+    device = next(model.parameters()).device
+    return ids, list(_batches(windows, _TOKENS_PER_BATCH.get(device.type, 4096)))
+
+
+def _begun(
+    cores: Cores,
+    model: GPT2,
+    ids: list[np.ndarray],
+    batches: list[list[_Window]],
+    num_bytes: Sequence[int] | np.ndarray,
+) -> Callable[[], Score]:
+    found = [cores.submit(_sums, model, ids, batch) for batch in batches]
+
+    def collect() -> Score:
+        nats = np.zeros(len(ids))
+        for batch, sums in zip(batches, found, strict=True):
+            for window, total in zip(batch, sums.result(), strict=True):
+                nats[window.document] += total
+        tokens = np.array([len(document) - 1 for document in ids])
+        return Score(nats, tokens, np.asarray(num_bytes, dtype=np.int64))
+
+    return collect
 
 
 def _windows(document: int, num_ids: int, context: int) -> Iterator[_Window]:
@@ -116,23 +152,6 @@ def _batches(windows: list[_Window], tokens: int) -> Iterator[list[_Window]]:
         size += window.length
     if batch:
         yield batch
-
-
-def _each(
-    work: Callable[[list[_Window]], list[float]], batches: list[list[_Window]], device: torch.device
-) -> Iterator[list[float]]:
-    """The work of every batch, in order. On a CPU each thread does whole batches alone: inside a batch, where every
-    operation is short, threads wait for one another, the more so the busier the machine is.
-    """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if threads == 1 or len(batches) == 1:
-        yield from map(work, batches)
-        return
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(work, batches)
-    finally:
-        torch.set_num_threads(threads)  # which PyTorch also keeps for threads that are still to come
 
 
 def _sums(model: GPT2, ids: list[np.ndarray], windows: list[_Window]) -> list[float]:

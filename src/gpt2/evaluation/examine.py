@@ -1,6 +1,7 @@
 """A model's whole account on one text: bits per byte, baselines, stories, grammar, memorisation."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 
 from gpt2.data.shards import TokenShards
 from gpt2.evaluation.baselines import Baselines, baselines, count, counted_score
-from gpt2.evaluation.bits_per_byte import Score, score_documents
+from gpt2.evaluation.bits_per_byte import Score, begin_scoring
 from gpt2.evaluation.bootstrap import Interval
+from gpt2.evaluation.cores import Cores, usable_cores
 from gpt2.evaluation.memorization import Memorization, memorization
 from gpt2.evaluation.minimal_pairs import accuracy, make_pairs
 from gpt2.evaluation.ngram import NGram
@@ -114,20 +116,40 @@ def examine(
     Raises:
         DataError: there are no documents.
     """
-    documents = judged.encode(tokenizer)
-    if score is None:
-        score = score_documents(model, documents, judged.num_bytes, tokenizer.eos_token_id)
-    counts = count(training, model.config.vocab_size) if training is not None else None
-    below = baselines(judged.texts, documents, tokenizer.eos_token_id, model.config.vocab_size, counts)
-    if stories < 1:
-        return Examination(judged.source, score, below, None, None)
-    limit = min(_LONGEST_STORY, model.config.context_length)
-    samples = write_stories(model, tokenizer, stories, limit, seed, temperature)
-    quality = _story_quality(model, tokenizer, samples, judged, training, counts, limit, temperature)
-    recited = None
-    if training is not None:
-        recited = memorization([sample.text for sample in samples], judged.first(500).texts, training, tokenizer)
-    return Examination(judged.source, score, below, quality, recited)
+    documents, end = judged.encode(tokenizer), tokenizer.eos_token_id
+    quality = recited = None
+    with _not_training(model), Cores(usable_cores(model), caller_works=stories > 0) as cores:
+        scored = begin_scoring(cores, model, documents, judged.num_bytes, end) if score is None else lambda: score
+        counted = cores.submit(_counted, judged.texts, documents, end, training, model.config.vocab_size)
+        if stories > 0:
+            limit = min(_LONGEST_STORY, model.config.context_length)
+            grammar = _begin_grammar(cores, model, tokenizer, judged)
+            samples = write_stories(model, tokenizer, stories, limit, seed, temperature)
+            figures = _figures(tokenizer, samples, judged, training, limit)
+            if training is not None:
+                texts = [sample.text for sample in samples]
+                recited = memorization(texts, judged.first(500).texts, training, tokenizer)
+            cores.join_in()
+            quality = StoryQuality(samples, temperature, limit, *figures, *grammar(counted.result()[0]))
+        return Examination(judged.source, scored(), counted.result()[1], quality, recited)
+
+
+@contextlib.contextmanager
+def _not_training(model: GPT2) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _counted(
+    texts: Sequence[str], documents: Sequence[np.ndarray], end: int, training: TokenShards | None, vocab_size: int
+) -> tuple[NGram | None, Baselines]:
+    """Counts of the training text, where it is known, and the figures of models and programs without a network."""
+    counts = count(training, vocab_size) if training is not None else None
+    return counts, baselines(texts, documents, end, vocab_size, counts)
 
 
 def write_stories(
@@ -139,10 +161,10 @@ def write_stories(
     return [Sample(result.text, result.finish_reason == "eos") for result in results]
 
 
-def _story_quality(
-    model: GPT2, tokenizer: Tokenizer, samples: list[Sample], judged: Judged, training: TokenShards | None,
-    counts: NGram | None, limit: int, temperature: float,
-) -> StoryQuality:  # fmt: skip
+def _figures(
+    tokenizer: Tokenizer, samples: list[Sample], judged: Judged, training: TokenShards | None, limit: int
+) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    """Of the samples, and of real documents cut to their length."""
     texts = [sample.text for sample in samples]
     real_ids = tokenizer.encode_batch(judged.first(max(len(samples), 200)).texts)
     real = [tokenizer.decode(ids[:limit]) for ids in real_ids]
@@ -151,30 +173,32 @@ def _story_quality(
     if training is not None:
         vocabulary = Vocabulary.of([tokenizer.decode(training.read(0, min(_VOCABULARY_TOKENS, training.num_tokens)))])
     budget = word_budget(texts, real)
-    grammar, bigram, pairs = _grammar(model, tokenizer, judged, counts)
-    return StoryQuality(
-        samples, temperature, limit,
+    return (
         story_figures(texts, [sample.ended for sample in samples], vocabulary, budget),
         story_figures(real, real_ended, vocabulary, budget),
-        grammar, bigram, pairs,
-    )  # fmt: skip
+    )
 
 
-def _grammar(
-    model: GPT2, tokenizer: Tokenizer, judged: Judged, counts: NGram | None
-) -> tuple[dict[str, float], dict[str, float], int]:
+_Grammar = tuple[dict[str, float], dict[str, float], int]
+
+
+def _begin_grammar(
+    cores: Cores, model: GPT2, tokenizer: Tokenizer, judged: Judged
+) -> Callable[[NGram | None], _Grammar]:
+    """Score minimal pairs as tasks for `cores`; a function of the counts of the training text that waits for them."""
     pairs = make_pairs(judged.texts)
     if not pairs:
-        return {}, {}, 0
+        return lambda counts: ({}, {}, 0)
     sides = [Judged([getattr(pair, side) for pair in pairs], "") for side in ("good", "bad")]
     documents = [side.encode(tokenizer) for side in sides]
     end, size = tokenizer.eos_token_id, model.config.vocab_size
+    scored = [begin_scoring(cores, model, ids, s.num_bytes, end) for ids, s in zip(documents, sides, strict=True)]
 
-    def nats_of(documents: Sequence[np.ndarray], num_bytes: np.ndarray) -> np.ndarray:
-        return score_documents(model, documents, num_bytes, end).nats
+    def collect(counts: NGram | None) -> _Grammar:
+        good, bad = (score().nats for score in scored)
+        all_bytes = np.concatenate([side.num_bytes for side in sides]).tolist()
+        both = counted_score([*documents[0], *documents[1]], all_bytes, end, size, counts, 2).nats
+        half = len(pairs)
+        return accuracy(pairs, good, bad), accuracy(pairs, both[:half], both[half:]), half
 
-    ours = [nats_of(ids, side.num_bytes) for ids, side in zip(documents, sides, strict=True)]
-    all_bytes = np.concatenate([side.num_bytes for side in sides]).tolist()
-    both = counted_score([*documents[0], *documents[1]], all_bytes, end, size, counts, 2).nats
-    half = len(pairs)
-    return accuracy(pairs, *ours), accuracy(pairs, both[:half], both[half:]), half
+    return collect
