@@ -106,3 +106,17 @@ def test_the_hub(form: str, hub: tuple[str, Path], tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(model(torch.tensor([[5, 6, 7]])).sum().item(), rel=1e-5)
+
+
+def test_without_a_network_one_sentence_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2", "import", "hf:owner/tiny"], capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={**kept, **nowhere},
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("gpt2: error: cannot fetch hf:owner/tiny: the Hugging Face Hub is out of reach")
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "home"])

@@ -55,6 +55,11 @@ def test_baselines_of_a_text() -> None:
     assert found["bigram"] < found["unigram"] < found["uniform"]
 
 
+def test_a_single_document_has_no_other_half_to_count() -> None:
+    found = baselines(["abc"], [np.array([0, 1, 2, 3])], 0, 64, None).bits_per_byte
+    assert found["unigram"] == found["bigram"] == pytest.approx(found["uniform"]) == pytest.approx(4 * 6 / 3)
+
+
 def test_unknown_training_text_does_not_let_a_document_help_itself() -> None:
     same = [np.array([0, 1, 2, 3])] * 2
     other = [np.array([0, 1, 2, 3]), np.array([0, 4, 5, 6])]

@@ -52,7 +52,7 @@ def test_random_points_lie_in_range_and_stay_when_more_are_wanted(tmp_path: Path
         ('sampler = "grid"\n[search]\nlr = { low = 1, high = 2 }', "a grid needs lists"),
         ("trials = 3\nbse = 1\n[search]\nlr = [1]", "Did you mean 'base'"),
         ('trials = 3\n[base]\nout = "x"\n[search]\nlr = [1]', "out cannot stand in a sweep"),
-        ("trials = [", "cannot be read"),
+        ("trials = [", "is not TOML"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path: Path, text: str, message: str) -> None:

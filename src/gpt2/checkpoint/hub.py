@@ -57,6 +57,7 @@ def _with_revision(source: str, folder: Path) -> str:
 def _snapshot(source: str, patterns: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as error:
         raise MissingExtraError(
             "hf: needs the Hub's client; install it with: pip install 'gpt2-from-scratch[hub]'"
@@ -64,5 +65,10 @@ def _snapshot(source: str, patterns: list[str]) -> Path:
     name, _, revision = source.removeprefix(PREFIX).partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"cannot fetch {source}: the Hugging Face Hub is out of reach, and its client has not fetched this before; "
+            f"check the network, or give a folder"
+        ) from error
     except Exception as error:  # the client's errors have no common base
         raise CheckpointError(f"cannot fetch {source} from the Hugging Face Hub: {error}") from error

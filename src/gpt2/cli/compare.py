@@ -53,8 +53,9 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"seed_noise is a share of bits per byte and must lie in [0, 1), got {options.seed_noise}")
     if len(options.models) + len(options.against) < 2:
         raise ConfigError("give two models or more to compare; gpt2 evaluate judges a single one")
-    judged = _judged(options)
     names = [*options.models, *options.against]
+    _require_there(names)
+    judged = _judged(options)
     scores = [_score(name, judged, options) for name in names]
     _warn_of_leaks(names, judged)
     noises = [_noise(name) if options.seed_noise is None else options.seed_noise for name in names]
@@ -71,6 +72,17 @@ def main(argv: Sequence[str]) -> int:
     else:
         print("\n".join(_lines(judged, names, scores, pairs)))
     return 0
+
+
+def _require_there(names: Sequence[str]) -> None:
+    """Refuse a path that is not there before any model is scored."""
+    from gpt2.checkpoint import load
+    from gpt2.checkpoint.demo import located
+    from gpt2.checkpoint.hub import is_hub_name
+
+    for name in names:
+        if not is_hub_name(name) and not located(name).exists():
+            load(name)  # which says so, and what is near
 
 
 def _judged(options: Compare) -> "Judged":

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     from gpt2.data import Corpus
     from gpt2.evaluation.examine import Examination
+    from gpt2.evaluation.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"stories must be 0 or more, got {options.stories}")
     if not options.temperature > 0:
         raise ConfigError(f"temperature must be above 0 for stories that differ, got {options.temperature}")
+    judge = _judge(options)
     model, tokenizer = open_model(options.model, options.device)
     if options.weights == "int8":
         model = rounded(model)
@@ -86,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         model, tokenizer, judged, training,
         stories=options.stories, seed=options.seed, temperature=options.temperature,
     )  # fmt: skip
-    grades = _grades(options, examination, judged.texts)
+    grades = _grades(judge, examination, judged.texts)
     if options.json:
         print(json.dumps({"model": options.model, **examination.to_json(), **({"judge": grades} if grades else {})}))
     else:
@@ -110,13 +112,21 @@ def _own_text(options: Evaluate) -> "Corpus | None":
         return None
 
 
-def _grades(options: Evaluate, examination: "Examination", held_out: Sequence[str]) -> dict[str, object] | None:
-    """A judge's grades of the model's stories and of as many real ones; None: nobody was asked."""
-    if options.judge is None or examination.stories is None:
+def _judge(options: Evaluate) -> "Judge | None":
+    """Who grades the stories: made before any work, so that a wrong address is told at once."""
+    if options.judge is None or options.stories == 0:
         return None
     import os
 
-    from gpt2.evaluation.judge import Judge, compare_with_real
+    from gpt2.evaluation.judge import Judge
 
-    judge = Judge(options.judge, options.judge_model, os.environ.get("GPT2_JUDGE_KEY"))
+    return Judge(options.judge, options.judge_model, os.environ.get("GPT2_JUDGE_KEY"))
+
+
+def _grades(judge: "Judge | None", examination: "Examination", held_out: Sequence[str]) -> dict[str, object] | None:
+    """A judge's grades of the model's stories and of as many real ones; None: nobody was asked."""
+    if judge is None or examination.stories is None:
+        return None
+    from gpt2.evaluation.judge import compare_with_real
+
     return compare_with_real(judge, [sample.text for sample in examination.stories.samples], held_out)

@@ -36,7 +36,11 @@ _AGAIN = (408, 409, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Judge:
-    """A chat model behind an OpenAI-compatible API."""
+    """A chat model behind an OpenAI-compatible API.
+
+    Raises:
+        UserError: the address is none of the web.
+    """
 
     address: str
     """Base address, such as http://localhost:8000/v1."""
@@ -46,6 +50,10 @@ class Judge:
     """Sent as a bearer token."""
     timeout: float = 120.0
     """Seconds for an answer."""
+
+    def __post_init__(self) -> None:
+        if not self.address.startswith(("http://", "https://")):
+            raise UserError(f"the judge's address must begin with http:// or https://, got {self.address!r}")
 
     def grade(self, story: str) -> dict[str, float] | None:
         """Grades from 1 to 10 for each of `CRITERIA`; None: the answer held none.
@@ -71,8 +79,6 @@ class Judge:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         url = self.address.rstrip("/") + path
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"the judge's address must begin with http:// or https://, got {self.address!r}")
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         for attempt in range(1, _ATTEMPTS + 1):
             try:

@@ -33,9 +33,9 @@ class NGram:
         return cls(vocab_size, np.bincount(ids[1:], minlength=vocab_size), pairs, pair_counts)
 
     def unigram(self, ids: np.ndarray) -> np.ndarray:
-        """p(id), of any shape."""
-        total, kinds = self.unigrams.sum(), np.count_nonzero(self.unigrams)
-        return (self.unigrams[ids] + kinds / self.vocab_size) / max(1, total + kinds)
+        """p(id), of any shape; the uniform distribution where nothing has been counted."""
+        total, kinds = self.unigrams.sum(), max(1, np.count_nonzero(self.unigrams))
+        return (self.unigrams[ids] + kinds / self.vocab_size) / (total + kinds)
 
     def bigram(self, before: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """p(id | the id before it); both of one shape."""

@@ -62,8 +62,10 @@ class Space:
         """
         try:
             table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"the sweep {path} cannot be read: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"the sweep {path} cannot be read: {error.strerror}") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"the sweep {path} is not TOML: {error}") from error
         for key in table:
             if key not in _KEYS:
                 raise ConfigError(f"{path} has the unknown key {key!r}.{nearest(key, _KEYS)}")
