@@ -72,13 +72,16 @@ async def bars(port: int, pid: int, model: str, options: argparse.Namespace, tok
     """The bars of a server, one after another."""
     expected = await alone(port, model)
     await load(port, model, 8, 1.0, tokenizer, expected)
-    loads = [await load(port, model, streams, options.seconds, tokenizer, expected) for streams in (1, 16, 64)]
+    loads = [await load(port, model, streams, options.seconds, tokenizer, expected) for streams in options.streams]
     for each in loads:
         print(each.line(), *each.errors[:3], flush=True)
-    print(f"64 streams to 1: {loads[2].rate / loads[0].rate:.2f} times", flush=True)
-    async with unkind(port):
-        bad = await load(port, model, 16, options.seconds, tokenizer, expected)
-    print("beside unkind clients:", bad.line(), *bad.errors[:3], flush=True)
+    if len(loads) > 1:
+        times = loads[-1].rate / loads[0].rate
+        print(f"{loads[-1].streams} streams to {loads[0].streams}: {times:.2f} times", flush=True)
+    if options.unkind:
+        async with unkind(port):
+            bad = await load(port, model, options.unkind, options.seconds, tokenizer, expected)
+        print("beside unkind clients:", bad.line(), *bad.errors[:3], flush=True)
     short = await alone(port, model, _SHORT) if options.soak else {}
     before, done, marks = memory(pid), 0, []
     while done < options.soak:
@@ -111,6 +114,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="demo", help="a model folder, or demo")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64], help="of one load after another")
+    parser.add_argument("--unkind", type=int, default=16, help="streams beside unkind clients; 0: leave that out")
     parser.add_argument("--soak", type=int, default=0, help="requests over which memory is watched")
     parser.add_argument("--port", type=int, default=9411)
     options = parser.parse_args()

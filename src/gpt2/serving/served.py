@@ -1,6 +1,7 @@
 """The model that a server serves: one, loaded before the first request, never exchanged."""
 
 import hashlib
+import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,14 +59,18 @@ class ServedModel:
 
 
 _SMALL = 8_000_000  # parameters
+_WATCH = "10000"  # looks, about 0.2 ms; within a step threads wait for each other less than that
 
 
 def set_threads(served: ServedModel, threads: int | None) -> str:
     """Set the processor threads of single steps; gives a sentence about the choice.
 
     Threads wait for each other many times in a step, and a small model's is over before that pays. What many streams
-    are dealt to is the engine's own (`serving/burst.py`).
+    are dealt to is the engine's own (`serving/burst.py`). To be called before the compiled operations are loaded: their
+    threads then watch for more work for a moment only, and sleep. As GCC has it they would watch for milliseconds, on
+    processors that the HTTP side could use.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", _WATCH)
     if served.device.type != "cpu":
         return f"on {served.device}"
     if threads is None and served.model.num_parameters() <= _SMALL:

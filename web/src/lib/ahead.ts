@@ -18,8 +18,9 @@ export function views(): Question[] {
   return known([
     { path: "api/history" }, surprise, atlas, odds,
     look("api/logits", { position, k: 60 }), look("attention", { layer, head }), look("head", { layer, head, position }),
-    look("lens", { k: 3 }), look("attribution", { position, unit }), { path: "api/look/words", body: { k: 200, ...snapshot() } },
-    { path: "api/look/neighbours", body: { ...(word && { target: word }), k: 12, ...snapshot() } }, story,
+    look("lens", { k: 3 }), look("attribution", { position, unit }), story,
+    { path: "api/look/neighbours", body: { ...(word && { target: word }), k: 12, ...snapshot() } },
+    { path: "api/look/words", body: { k: 200, ...snapshot() } },
   ]);
 }
 
