@@ -71,11 +71,15 @@ def examine(device: str = "auto", dtype: str = "auto", threads: int | None = Non
         return Machine(chosen, _DTYPES[dtype], torch.get_num_threads(), flops, reasons)
     full, half = (matmul_speed(chosen, kind) for kind in (torch.float32, torch.bfloat16))
     pays = half >= 1.25 * full
-    speeds = {"bfloat16": f"{half / 1e9:,.0f}", "float32": f"{full / 1e9:,.0f}"}
+    speeds = {"bfloat16": _rounded(half / 1e9), "float32": _rounded(full / 1e9)}
     first, second = ("bfloat16", "float32") if pays else ("float32", "bfloat16")
     reasons.append(f"{first}: matrix products run at {speeds[first]} GFLOP/s here, in {second} at {speeds[second]}")
     best = torch.bfloat16 if pays else torch.float32
     return Machine(chosen, best, torch.get_num_threads(), half if pays else full, reasons)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1g}"
 
 
 def keep_freed_memory() -> bool:

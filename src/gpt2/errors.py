@@ -43,11 +43,22 @@ class DivergedError(GPT2Error):
 
 
 class StoppedError(GPT2Error):
-    """A signal asked the run to stop; everything was saved first. Status 128 + signal (130, 143)."""
+    """A signal asked the run to stop; everything was saved first. Status 128 + signal (130, 143).
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+    Args:
+        what: "stopped at step 5".
+        command: goes on from there.
+        signal_number: of the signal.
+    """
+
+    def __init__(self, what: str, command: str, signal_number: int) -> None:
+        super().__init__(f"{what}, everything is saved; go on with: {command}")
+        self.what, self.signal_number = what, signal_number
         self.exit_code = 128 + signal_number
+
+    def by(self, command: str) -> "StoppedError":
+        """The same for who began the run by another command."""
+        return StoppedError(self.what, command, self.signal_number)
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

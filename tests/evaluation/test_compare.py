@@ -66,6 +66,12 @@ def test_a_model_is_no_better_than_itself() -> None:
     assert found.verdict().startswith("no difference")
 
 
+def test_a_model_that_is_not_there_is_told_before_any_work(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the text, too, which would have to be read and scored with the model before it."""
+    assert main(["compare", "demo", "modles/mine", "--text", "no-text.txt"]) == 2
+    assert "no model folder at modles/mine" in capsys.readouterr().err
+
+
 def test_other_documents_are_refused_and_one_document_says_nothing() -> None:
     with pytest.raises(DataError, match="same documents"):
         compare([made_up(1, 1)], [Score(np.ones(3), np.ones(3, int), np.ones(3, int))])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gpt2.cli import main
 from gpt2.errors import DataError, UserError
 from gpt2.evaluation import judge as judging
 from gpt2.evaluation.judge import Judge, compare_with_real
@@ -96,4 +97,9 @@ def test_nobody_there_and_a_wrong_address(api: Any) -> None:
     with pytest.raises(UserError, match="gives no answer"):
         Judge("http://127.0.0.1:9/v1", "j").grade("a")
     with pytest.raises(UserError, match="http://"):
-        Judge("file:///etc/passwd", "j").grade("a")
+        Judge("file:///etc/passwd", "j")
+
+
+def test_a_wrong_address_is_told_before_the_model_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "modles/mine", "no-text.txt", "--judge", "localhost:8000"]) == 2
+    assert "must begin with http:// or https://, got 'localhost:8000'" in capsys.readouterr().err

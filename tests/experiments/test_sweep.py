@@ -100,3 +100,25 @@ def test_two_processes_share_a_sweep_and_a_killed_trial_goes_on(tmp_path: Path) 
     assert len({trial["folder"] for trial in trials}) == 4
     lines = (tmp_path / "s" / "trial-0000" / "training" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+def test_sigterm_stops_every_worker_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    file = write(tmp_path / "r.toml", "trials = 2", "lr = { low = 0.01, high = 0.05 }", steps=4000)
+    command = [sys.executable, "-m", "gpt2", "sweep", str(file), "--out", str(tmp_path / "s"), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    folders = [tmp_path / "s" / f"trial-000{n}" / "training" for n in range(2)]
+    deadline = time.monotonic() + 120
+    while not all((folder / "metrics.jsonl").exists() for folder in folders):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert said.count("everything is saved; go on with: the same gpt2 sweep") == 2
+    assert all((folder / "stopped.json").exists() for folder in folders)
+    states = [trial.state for trial in Sweep(Space.read(file), tmp_path / "s").trials()]
+    assert states == ["waiting", "waiting"]

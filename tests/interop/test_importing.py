@@ -48,7 +48,7 @@ def test_a_pt_file_and_the_command(
     assert "verified: by transformers" in text
     assert torch.equal(load("models/gpt2_model")[0](IDS), model(IDS))
     assert main(["import", "tiny/gpt2_model.pt"]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already holds a model; replace it with --overwrite" in capsys.readouterr().err
     assert main(["import", "tiny/gpt2_model.pt", "--overwrite"]) == 0
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Sweep:
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 sweep`."""
     options = tyro.cli(Sweep, args=argv, prog="gpt2 sweep")
-    from gpt2.errors import ConfigError
+    from gpt2.errors import ConfigError, StoppedError
     from gpt2.experiments import sweep
     from gpt2.experiments.pictures import draw_sweep
     from gpt2.experiments.space import Space
@@ -54,6 +55,11 @@ def main(argv: Sequence[str]) -> int:
         _share_cores(options.workers)
         try:
             study.work(lambda line: print(line, file=sys.stderr, flush=True))
+        except StoppedError as error:
+            if error.signal_number == signal.SIGTERM:  # sent to this process alone, as Ctrl-C is not
+                for helper in helpers:
+                    helper.terminate()
+            raise error.by("the same gpt2 sweep") from error
         finally:
             for helper in helpers:
                 helper.wait()

@@ -10,7 +10,7 @@ import torch
 from gpt2.checkpoint import RunFolder, load
 from gpt2.checkpoint.hub import fetch, is_hub_name, pinned
 from gpt2.checkpoint.load import require_fitting
-from gpt2.errors import CheckpointError, MissingExtraError
+from gpt2.errors import CheckpointError, MissingExtraError, UserError
 from gpt2.files import sha256, write_json
 from gpt2.interop import nanogpt, probes
 from gpt2.interop.export import model_name
@@ -58,7 +58,8 @@ def import_model(
         ParityError: transformers reads the source differently; nothing is written.
     """
     out = Path("models") / _name(source) if out is None else Path(out)
-    RunFolder(out).refuse_if_taken(overwrite)
+    if RunFolder(out).holds_a_run and not overwrite:
+        raise UserError(f"{out} already holds a model; replace it with --overwrite, or choose another --out")
     if is_hub_name(source):
         source = pinned(source)
     path = fetch(source) if is_hub_name(source) else Path(source)

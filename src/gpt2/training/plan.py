@@ -54,7 +54,7 @@ class Plan:
         """The plan for people to read."""
         config, text = self.config, self.text
         seconds = self.seconds or (self.steps or 0) * self.tokens_per_step / self.tokens_per_second
-        tokens = self.expected_tokens(self.train_tokens)
+        minutes, tokens = f"{seconds / 60:.3g}", self.expected_tokens(self.train_tokens)
         parameters = count_parameters(config)
         rows = {
             "text": f"{human_bytes(text.num_bytes)} in {text.num_documents:,} "
@@ -62,7 +62,8 @@ class Plan:
             f"{self.train_tokens:,} tokens; {human_bytes(text.valid_bytes)} to validate on",
             "model": f"{config.num_layers} layers, d_model {config.d_model}, {config.num_heads} heads, context "
             f"{config.context_length}, vocabulary {config.vocab_size:,}: {parameters:,} parameters",
-            "training": f"{'' if self.seconds else 'about '}{seconds / 60:.3g} minutes, about {tokens:,.0f} tokens, "
+            "training": f"{'' if self.seconds else 'about '}{minutes} minute{'' if minutes == '1' else 's'}, "
+            f"about {tokens:,.0f} tokens, "
             f"that is {tokens / self.train_tokens:.2g} times the text; {self.tokens_per_step:,} tokens per step",
             "needs": f"about {human_bytes(training_memory(config, self.micro_batch_tokens))} of memory"
             f"{' in each process' if self.machine.processes > 1 else ''} and "

@@ -247,10 +247,7 @@ class Session:
         if self.processes.is_main:
             write_json(self.folder.stopped, {"signal": signal.Signals(received).name, "step": step})
             write_manifest(self.folder.path)
-        raise StoppedError(
-            f"stopped at step {step:,}, everything is saved; go on with: gpt2 train --resume {self.folder.path}",
-            received,
-        )
+        raise StoppedError(f"stopped at step {step:,}", f"gpt2 train --resume {self.folder.path}", received)
 
     def _note(self, sentence: str) -> None:
         self.say(f"  {'note':<9} {sentence}")
