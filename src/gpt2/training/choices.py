@@ -36,8 +36,12 @@ _USEFUL_EPOCHS = 10
 # of it, up to so many times as fast. Bundled stories, 0.9, 1.7 and 2.7 parameters per token: docs/recipe.md.
 _MANY_PASSES, _DECAY_OF_LARGE, _MOST_DECAY = 3, 1.2, 3.0
 
-# Tokens per optimizer step, and the tokens of the run that it suits: docs/recipe.md.
-_TOKENS_PER_STEP, _TOKENS_OF_RUN = 4096, 2.5e6
+# Tokens per optimizer step, and the tokens of the run that it suits: docs/recipe.md. It grows with the power of the run
+# that Bergsma et al. (2025, arXiv:2505.13738) found for the best batch, whatever the model's size.
+_TOKENS_PER_STEP, _TOKENS_OF_RUN, _GROWTH_OF_STEP = 4096, 3.5e6, 0.4
+
+# Ids that a text supports: with its square root while it is small, more slowly when nearly every word has its own.
+_IDS_OF_SMALL, _IDS_OF_LARGE, _MOST_IDS = 3.5, 118, 10_048
 
 _DEFAULT_MINUTES = {"cpu": 10.0, "mps": 20.0, "cuda": 20.0}
 
@@ -81,10 +85,11 @@ def choose_seconds(settings: TrainSettings, machine: Machine, reasons: list[str]
 
 
 def choose_vocab_size(settings: TrainSettings, text: TextFigures, reasons: list[str]) -> int:
-    """Grows with the square root of the text: rare tokens are learnt badly."""
+    """Grows with the text: a word that is one token need not be spelt, but rare tokens are learnt badly."""
     if settings.model.vocab_size is not None:
         return settings.model.vocab_size
-    size = 64 * max(6, min(157, round(1.3 * math.sqrt(text.num_bytes) / 64)))
+    wanted = min(_IDS_OF_SMALL * math.sqrt(text.num_bytes), _IDS_OF_LARGE * text.num_bytes**0.25, _MOST_IDS)
+    size = 64 * max(6, round(wanted / 64))
     reasons.append(f"vocabulary of {size:,}: what {human_bytes(text.num_bytes)} of text support")
     return size
 
@@ -166,7 +171,7 @@ def choose_tokens_per_step(
     seconds: float | None,
     reasons: list[str],
 ) -> int:
-    """The batch: grows with the square root of the run, so that there are always enough steps."""
+    """The batch: grows more slowly than the run, so that there are always enough steps."""
     chosen = settings.optimization
     if chosen.batch_size is not None:
         return chosen.batch_size * config.context_length
@@ -176,7 +181,7 @@ def choose_tokens_per_step(
         total = chosen.epochs * train_tokens
     else:
         total = (chosen.steps or 1) * _TOKENS_PER_STEP
-    wanted = _TOKENS_PER_STEP * math.sqrt(total / _TOKENS_OF_RUN)
+    wanted = _TOKENS_PER_STEP * (total / _TOKENS_OF_RUN) ** _GROWTH_OF_STEP
     sequences = max(1, round(2 ** round(math.log2(min(max(wanted, 1024), 524_288))) / config.context_length))
     tokens = sequences * config.context_length
     reasons.append(
