@@ -7,9 +7,12 @@ Each further line names a "job" and how many "rounds"; the answer has what it fo
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+
+sys.path.append(str(Path(__file__).parent))  # at the end: this folder has a transformer_lens.py of its own
 from transformer_lens_ablation import ablation
 
 inputs = json.loads(sys.stdin.readline())
