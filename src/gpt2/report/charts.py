@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 640
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 18, 16, 54
+_LEFT, _RIGHT, _TOP, _BOTTOM = 86, 18, 16, 54
 _MOST_POINTS = 500
 
 
