@@ -170,7 +170,7 @@ class _Frame:
     ) -> str:
         parts = []
         for value in y_ticks:
-            y, text = self.y(value), f"{100 * value:.0f} %" if percent else number(value)
+            y, text = self.y(value), f"{100 * value:.0f}\u202f%" if percent else number(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
         for value in x_ticks:
