@@ -64,8 +64,11 @@ def fields(number: int, model: str, before: str = "", new_tokens: int = NEW_TOKE
     }  # fmt: skip
 
 
-async def ask(port: int, path: str, content: dict[str, Any]) -> tuple[bytes, float]:
-    """(the whole response, seconds to its first byte of body), over a connection of its own."""
+async def ask(port: int, path: str, content: dict[str, Any], began: asyncio.Event | None = None) -> tuple[bytes, float]:
+    """(the whole response, seconds to its first byte of body), over a connection of its own.
+
+    `began` is set at that byte.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
     try:
         body = json.dumps(content).encode()
@@ -74,6 +77,8 @@ async def ask(port: int, path: str, content: dict[str, Any]) -> tuple[bytes, flo
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         parts = [await reader.readuntil(b"\r\n\r\n"), await reader.read(65536)]
         first = time.perf_counter() - start
+        if began is not None:
+            began.set()
         while part := await reader.read(2**20):
             parts.append(part)
         return b"".join(parts), first

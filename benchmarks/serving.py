@@ -96,8 +96,10 @@ async def bars(port: int, pid: int, model: str, options: argparse.Namespace, tok
 
 async def drained(port: int, pid: int, model: str, expected: Mapping[int, str]) -> str:
     """SIGTERM while sixteen streams run: what becomes of them, and of a request that comes later."""
-    running = [asyncio.create_task(ask(port, "/v1/completions", fields(number, model))) for number in range(16)]
-    await asyncio.sleep(0.05)
+    began = [asyncio.Event() for _ in range(16)]
+    asked = (ask(port, "/v1/completions", fields(number, model), event) for number, event in enumerate(began))
+    running = [asyncio.create_task(one) for one in asked]
+    await asyncio.gather(*(event.wait() for event in began))
     os.kill(pid, signal.SIGTERM)
     await asyncio.sleep(0.02)
     try:
@@ -109,8 +111,8 @@ async def drained(port: int, pid: int, model: str, expected: Mapping[int, str]) 
     return f"SIGTERM under load: {whole} of 16 streams came whole, a request after it: {late}"
 
 
-def main() -> int:
-    """The command line."""
+def command_line() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="demo", help="a model folder, or demo")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
@@ -118,7 +120,12 @@ def main() -> int:
     parser.add_argument("--unkind", type=int, default=16, help="streams beside unkind clients; 0: leave that out")
     parser.add_argument("--soak", type=int, default=0, help="requests over which memory is watched")
     parser.add_argument("--port", type=int, default=9411)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """The command line."""
+    options = command_line().parse_args()
     folder = located(options.model).resolve()
     command = [sys.executable, "-m", "gpt2", "serve", options.model, "--port", str(options.port), "--slots", "64"]
     with process(command, options.port) as server:

@@ -233,7 +233,10 @@ def test_links_and_options_exist(document: str) -> None:
     }
     from torch.distributed.run import get_args_parser
 
-    known |= {option for action in get_args_parser()._actions for option in action.option_strings}
+    from benchmarks.serving import command_line
+
+    for parser in (get_args_parser(), command_line()):
+        known |= {option for action in parser._actions for option in action.option_strings}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known == set()
 
 
