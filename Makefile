@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 TORCH ?=
 # What `make demo` trains, and what `make test` runs and hands to pytest.
 DEMO ?= --preset demo
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
+WORKERS ?= auto
 TESTS ?=
 ROWS ?=
 # What `make interop` installs and trains.
@@ -31,9 +31,9 @@ demo: $(VENV)/.installed ## train a GPT-2 on the bundled stories in about three 
 demo-model: $(VENV)/.installed ## train the model that the package brings, on TinyStories, and pack it
 	$(BIN)/python scripts/demo_model.py --data $${GPT2_DATA:-data}
 
-# One thread each: the models are tiny, and the workers share the cores; one more than cores, since many wait for other programs.
+# One thread each: the models are tiny, and the workers share the cores.
 test: $(VENV)/.installed-dev ## run every test
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
 
 # Runs for about ten minutes; a part of it runs with `make test`. Some faults need Linux and strace (apt-get install strace).
 faults: $(VENV)/.installed-dev ## kill, starve and damage runs in every way of tests/faults, and processes of tests/distributed
