@@ -5,6 +5,7 @@ first is predicted. With T the context and S = max(1, T // 2), window k feeds id
 ids[k S + 1 : k S + T + 1] and scores only those not scored before, until the end.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,12 +78,19 @@ def score_documents(
     Raises:
         DataError: there are no documents.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         ids, batches = _planned(model, documents, end_of_text)
         with Cores(min(len(batches), usable_cores(model))) as cores:
             return _begun(cores, model, ids, batches, num_bytes)()
+
+
+@contextlib.contextmanager
+def evaluating(model: GPT2) -> Iterator[None]:
+    """Within this the model is in evaluation mode; then in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
 

@@ -1,7 +1,6 @@
 """A model's whole account on one text: bits per byte, baselines, stories, grammar, memorisation."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from gpt2.data.shards import TokenShards
 from gpt2.evaluation.baselines import Baselines, baselines, count, counted_score
-from gpt2.evaluation.bits_per_byte import Score, begin_scoring
+from gpt2.evaluation.bits_per_byte import Score, begin_scoring, evaluating
 from gpt2.evaluation.bootstrap import Interval
 from gpt2.evaluation.cores import Cores, usable_cores
 from gpt2.evaluation.memorization import Memorization, memorization
@@ -118,7 +117,7 @@ def examine(
     """
     documents, end = judged.encode(tokenizer), tokenizer.eos_token_id
     quality = recited = None
-    with _not_training(model), Cores(usable_cores(model), caller_works=stories > 0) as cores:
+    with evaluating(model), Cores(usable_cores(model), caller_works=stories > 0) as cores:
         scored = begin_scoring(cores, model, documents, judged.num_bytes, end) if score is None else lambda: score
         counted = cores.submit(_counted, judged.texts, documents, end, training, model.config.vocab_size)
         if stories > 0:
@@ -132,16 +131,6 @@ def examine(
             cores.join_in()
             quality = StoryQuality(samples, temperature, limit, *figures, *grammar(counted.result()[0]))
         return Examination(judged.source, scored(), counted.result()[1], quality, recited)
-
-
-@contextlib.contextmanager
-def _not_training(model: GPT2) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _counted(

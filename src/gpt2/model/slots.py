@@ -44,10 +44,8 @@ class Slots:
         if compiled:
             # Each step reads all that is stored: in pages of 4 kB a third of it goes for looking up their addresses.
             # A head's keys follow each other: the processor fetches ahead what lies in a row.
-            arena, apart = (
-                Arena(2 * self.keys.nbytes),
-                (config.num_layers, count + 1, config.num_heads, columns, config.head_dim),
-            )
+            arena = Arena(2 * self.keys.nbytes)
+            apart = config.num_layers, count + 1, config.num_heads, columns, config.head_dim
             self.keys, self.values = (arena.keep(x.view(apart)).transpose(2, 3) for x in (self.keys, self.values))
             self._step = SlotStep(packed_weights(model), self.keys, self.values, count + stretch)
         else:
