@@ -18,6 +18,8 @@ SHAPE: dict[str, Any] = {
     "d_model": 64, "num_layers": 2, "num_heads": 4, "context_length": 64, "batch_size": 16, "vocab_size": 512,
     "evals": 1, "progress": False, "dtype": "float32", "compile": "off", "threads": 1,
 }  # fmt: skip
+FEW_STEPS: dict[str, Any] = {"num_layers": 1, "batch_size": 32}
+"""Enough for learning fifty stories by heart, in half the time."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
 @pytest.mark.slow
 def test_a_model_that_recites_is_called_so_and_another_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_heart, many, unseen = (folder / f"{name}.txt" for name in ("fifty", "many", "unseen"))
-    assert train(by_heart, valid=by_heart, out=folder / "heart", epochs=200, **SHAPE) is not None
+    assert train(by_heart, valid=by_heart, out=folder / "heart", epochs=200, **{**SHAPE, **FEW_STEPS}) is not None
     assert train(many, valid=unseen, out=folder / "free", epochs=2, **SHAPE) is not None
     heart, free = (evaluate(capsys, folder / name, unseen, "--stories", 48) for name in ("heart", "free"))
     assert heart["memorization"]["verdict"] == "memorised"

@@ -81,7 +81,8 @@ def stopped(folder: str, options: dict[str, Any], step: int) -> None:
 def test_stopped_at_any_kind_of_step_the_rest_is_the_same(kind: str, tmp_path: Path) -> None:
     """F8: after the first step, before, at and after an epoch's end, before the last step and after it."""
     text = tmp_path / "stories.txt"
-    text.write_text("\n<|endoftext|>\n".join(story for _, story in zip(range(12), iter_documents(), strict=False)))
+    count = 6 if kind == "bfloat16" else 12  # slow, where the processor does not compute it
+    text.write_text("\n<|endoftext|>\n".join(story for _, story in zip(range(count), iter_documents(), strict=False)))
     special = {"dropout": {"dropout": 0.2}, "bfloat16": {"dtype": "bfloat16"}, "compiled": {"compile": "on"}}[kind]
     options = {**TINY, "text": [str(text)], "epochs": 2, "save_every": 1000, **special}
     process = start(train_in, str(tmp_path / "whole"), options)

@@ -7,7 +7,7 @@ is ours. The 256 bytes are always in the vocabulary, so no text is ever unknown.
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +36,7 @@ class Tokenizer:
     Make one with `Tokenizer.train`, `train_from_files`, `load` or `from_vocab_and_merges`.
 
     Args:
-        definition: the text of a `tokenizer.json`.
+        definition: the text of a `tokenizer.json`, or that parsed.
         name: where it came from, for error messages.
         eos_token: the token that ends a document, if the definition has no `<|endoftext|>`.
 
@@ -44,8 +44,10 @@ class Tokenizer:
         TokenizerError: the definition is not GPT-2's byte-level BPE.
     """
 
-    def __init__(self, definition: str, *, name: str = "tokenizer", eos_token: str | None = None) -> None:
-        content = json.loads(definition)
+    def __init__(
+        self, definition: str | Mapping[str, Any], *, name: str = "tokenizer", eos_token: str | None = None
+    ) -> None:
+        content = json.loads(definition) if isinstance(definition, str) else dict(definition)
         validate.check(content, name)
         # Settings of a training script that once used the file; they would cut our text short.
         content.update(truncation=None, padding=None)
@@ -227,7 +229,7 @@ class Tokenizer:
         config = folder / "tokenizer_config.json"
         eos = validate.read_json(config).get("eos_token") if config.exists() else None
         eos = eos.get("content") if isinstance(eos, dict) else eos
-        return cls(json.dumps(content), name=str(file), eos_token=eos if isinstance(eos, str) else None)
+        return cls(content, name=str(file), eos_token=eos if isinstance(eos, str) else None)
 
     from_pretrained = load
 
@@ -242,7 +244,7 @@ class Tokenizer:
         lines = validate.read_text(Path(merges)).split("\n")
         pairs = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
         eos = {"id": table.get(END_OF_TEXT, len(table)), "content": END_OF_TEXT}
-        return cls(json.dumps(gpt2_definition(table, pairs, eos)), name=f"{vocab} with {merges}")
+        return cls(gpt2_definition(table, pairs, eos), name=f"{vocab} with {merges}")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2, allow_fewer: bool = False) -> Self:
