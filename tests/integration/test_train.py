@@ -51,6 +51,24 @@ def losses(folder: Path) -> list[float]:
     return [record["valid_loss"] for record in records if "valid_loss" in record]
 
 
+@pytest.mark.parametrize(("steps", "lr", "better"), [(30, 0.02, "model"), (240, 0.5, "average")])
+def test_the_last_weights_are_kept_or_their_average_whichever_is_better(
+    text: Path, tmp_path: Path, steps: int, lr: float, better: str
+) -> None:
+    """A short run ends on its way down; one whose steps are too large gains by averaging them."""
+    run = train([text], out=tmp_path / "m", steps=steps, lr=lr, evals=1, **TINY)
+    assert run is not None
+    checkpoint, _ = newest_checkpoint(tmp_path / "m/training/checkpoints")
+    assert checkpoint is not None
+    kept = {
+        group: all(
+            torch.equal(tensor, checkpoint.tensors(group)[name]) for name, tensor in run.model.named_parameters()
+        )
+        for group in ("model", "average")
+    }
+    assert kept == {group: group == better for group in kept}
+
+
 def test_run_leaves_a_whole_folder_that_others_open(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "models" / "mine"
     run = train([text], out=out, steps=60, evals=4, **TINY)

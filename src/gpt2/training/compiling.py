@@ -1,6 +1,9 @@
 """torch.compile, where it is wanted and works."""
 
 import dataclasses
+import getpass
+import os
+import tempfile
 
 import torch
 
@@ -53,8 +56,16 @@ def compile_if(choice: str, loss: LanguageModelLoss, machine: Machine, example: 
     model.transformer._compiled_call_impl = None
     _set_kernels(loss, plain)
     if choice == "on":
-        raise UserError(f"torch.compile fails here ({problem}); leave out --compile on")
+        raise UserError(
+            f"torch.compile fails here ({problem}); leave out --compile on. If a compilation was once cut off, what it "
+            f"left may be damaged: delete PyTorch's cache, {_compile_cache()}"
+        )
     return f"compile off: it fails here ({problem})"
+
+
+def _compile_cache() -> str:
+    """Where PyTorch keeps what it compiled, by its documentation."""
+    return os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"torchinductor_{getpass.getuser()} in {tempfile.gettempdir()}"
 
 
 def _set_kernels(loss: LanguageModelLoss, kernels: object) -> None:

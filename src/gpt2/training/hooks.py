@@ -1,5 +1,6 @@
 """What happens beside the training steps: the progress bar, metrics, validation, samples."""
 
+import contextlib
 import json
 import math
 import time
@@ -120,7 +121,8 @@ class Validation:
 
     Args:
         folder: the run.
-        model: the model; its averaged weights are validated, and saved when they are the best so far.
+        model: the model; its averaged weights are validated, at the end its last ones too, and saved when they are
+            the best so far.
         average: the average of its weights.
         validate: gives the score of the model now.
         sample: gives a sample of its text.
@@ -148,7 +150,7 @@ class Validation:
         self.folder, self.model, self.average, self.validate, self.sample = folder, model, average, validate, sample
         self.metrics, self.say, self.evals = metrics, say, evals
         self.patience, self.after = patience, after
-        self.state: dict[str, Any] = {"done": 0, "best_loss": None, "best_step": None, "worse": 0}
+        self.state: dict[str, Any] = {"done": 0, "best_loss": None, "best_step": None, "worse": 0, "averaged": True}
         self._anchor = (0, 0.0)
 
     def __call__(self, trainer: Trainer, result: StepResult) -> None:
@@ -161,8 +163,7 @@ class Validation:
             self._anchor = (step, trainer.elapsed)  # the first step warms up and does not count
         if trainer.progress >= (self.state["done"] + 1) / self.evals - 1e-9:
             self.state["done"] = int(trainer.progress * self.evals + 1e-9)
-            with self.average.applied(), trainer.parallel.whole():
-                self._validate(trainer, trainer.parallel.processes.is_main)
+            self._validate(trainer)
             self._replan(trainer, plan)
             self.after()
 
@@ -178,8 +179,27 @@ class Validation:
             self._anchor = (step, elapsed)
             plan.load_state_dict(trainer.parallel.processes.from_main("plan", plan.state_dict()))
 
-    def _validate(self, trainer: Trainer, writes: bool) -> None:
-        score, state = self.validate(), self.state
+    def _validate(self, trainer: Trainer) -> None:
+        """Judge the averaged weights; at the end of the run the last ones too, which short runs may leave better."""
+        self.state["averaged"], of_last = True, None
+        if self.state["done"] == self.evals:
+            with trainer.parallel.whole():
+                of_last = self.validate()
+        with self.weights(), trainer.parallel.whole():
+            score = self.validate()
+            if of_last is None or score.loss <= of_last.loss:
+                return self._take_in(trainer, score)
+        self.state["averaged"] = False
+        with self.weights(), trainer.parallel.whole():
+            self._take_in(trainer, of_last)
+
+    def weights(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, the model has the weights that were found the better ones, or could be: the average."""
+        return self.average.applied() if self.state.get("averaged", True) else contextlib.nullcontext()
+
+    def _take_in(self, trainer: Trainer, score: Score) -> None:
+        """What follows from the score that the weights have as they are now."""
+        state = self.state
         self.metrics.write(
             step=trainer.state.step, tokens=trainer.state.tokens, seconds=round(trainer.elapsed, 3),
             valid_loss=score.loss, valid_bits_per_byte=score.bits_per_byte,
@@ -191,7 +211,7 @@ class Validation:
             state["worse"] += 1
         if self.patience is not None and state["worse"] >= self.patience:
             trainer.stop_reason = f"no better validation in {self.patience} (--patience)"
-        if writes:
+        if trainer.parallel.processes.is_main:
             self._record(trainer, score, better)
 
     def _record(self, trainer: Trainer, score: Score, better: bool) -> None:

@@ -33,9 +33,11 @@ class Requests:
     def __init__(self, folder: Path, processes: Processes | None = None) -> None:
         self.folder, self.processes = folder, processes or Processes()
         self.received: int | None = None
-        """The signal that ends the run; a file counts as SIGTERM."""
+        """The signal that ends the run, on which all processes agree; a file counts as SIGTERM."""
         self.save = False
-        """Whether a checkpoint is asked for; whoever makes it sets this back."""
+        """Whether all processes are to make a checkpoint; whoever makes it sets this back."""
+        # What this process alone was asked, at any moment. Agreeing only reads the first, or a signal could be lost.
+        self._stop_asked, self._save_asked = 0, False
         self._previous: dict[int, Any] = {}
         self._looked = 0.0
 
@@ -50,15 +52,20 @@ class Requests:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.processes.size == 1:
+            self.received = self._stop_asked or None  # after the last step, too
 
     def __call__(self, trainer: Trainer, result: StepResult) -> None:
         """Look for files; stop the trainer if that was asked for."""
         if self.processes.is_main:
             self.look()
-        rows = self.processes.gather(self.received or 0, self.save)
-        self.received, self.save = int(max(row[0] for row in rows)) or None, any(row[1] for row in rows)
-        if self.received is not None:
-            trainer.stop_reason = f"{signal.Signals(self.received).name} received"
+        if save := self._save_asked:
+            self._save_asked = False
+        rows = self.processes.gather(self._stop_asked, save)
+        self.save |= any(row[1] for row in rows)
+        if number := int(max(row[0] for row in rows)):
+            self.received = number
+            trainer.stop_reason = f"{signal.Signals(number).name} received"
 
     def look(self) -> None:
         """Obey the files, at most twice a second: a look may be slow on a network's file system."""
@@ -67,8 +74,9 @@ class Requests:
             return
         self._looked = now
         if self._take(self.folder / STOP):
-            self.received = signal.SIGTERM
-        self.save |= self._take(self.folder / SAVE)
+            self._stop_asked = signal.SIGTERM
+        if self._take(self.folder / SAVE):
+            self._save_asked = True
 
     def _take(self, path: Path) -> bool:
         try:
@@ -78,8 +86,8 @@ class Requests:
         return True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
+        if not self._stop_asked:
+            self._stop_asked = number
             return
         if self.processes.size > 1:
             return
@@ -89,4 +97,4 @@ class Requests:
         raise KeyboardInterrupt
 
     def _save(self, number: int, frame: FrameType | None) -> None:
-        self.save = True
+        self._save_asked = True

@@ -237,7 +237,7 @@ class Session:
             return
         self.saving.finish(self.trainer)
         if self.validation.state["best_step"] is None:
-            with self.average.applied(), self.parallel.whole():
+            with self.validation.weights(), self.parallel.whole():
                 if self.processes.is_main:
                     self.model.save_pretrained(self.folder.path)
 
