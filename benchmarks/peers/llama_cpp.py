@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from benchmarks.measure import Missing
@@ -26,9 +25,9 @@ _NAMES = {
 
 
 class LlamaCpp:
-    """A process that decodes greedily."""
+    """A process that decodes greedily; its threads wait for each other by spinning, so that one may be the fastest."""
 
-    def __init__(self, config: GPT2Config, weights: Mapping[str, Tensor], kind: str) -> None:
+    def __init__(self, config: GPT2Config, weights: Mapping[str, Tensor], kind: str, threads: int) -> None:
         where = Path(os.environ.get("LLAMA_CPP_NODE", "."))
         if shutil.which("node") is None or not (where / "node_modules" / "node-llama-cpp").is_dir():
             raise Missing("npm install node-llama-cpp, and LLAMA_CPP_NODE names the folder")
@@ -36,7 +35,7 @@ class LlamaCpp:
         path = Path(self._folder.name) / "model.gguf"
         write(path, config, weights, kind)
         script = Path(__file__).with_suffix(".mjs")
-        command = ["node", str(script), str(path), str(torch.get_num_threads()), str(config.context_length)]
+        command = ["node", str(script), str(path), str(threads), str(config.context_length)]
         self._process = subprocess.Popen(
             command, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
             preexec_fn=_ordinary_scheduling,

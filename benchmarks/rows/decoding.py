@@ -29,7 +29,8 @@ def row(shape: Shape, kind: str) -> Row:
     dtype = _TYPES.get(kind, torch.float32)
     entries = [
         Entry(f"gpt2-from-scratch {kind}", partial(ours, shape, dtype, weights=kind), True),
-        Entry(f"llama.cpp {llama_cpp.TYPES[kind]}", partial(llama, shape, kind)),
+        Entry(f"llama.cpp {llama_cpp.TYPES[kind]}", partial(llama, shape, kind, torch.get_num_threads())),
+        Entry(f"llama.cpp {llama_cpp.TYPES[kind]}, one thread", partial(llama, shape, kind, 1)),
     ]
     for peer in (kind,) if kind in _TYPES else _TYPES:
         entries.append(Entry(f"transformers {peer}", partial(transformers, shape, _TYPES[peer])))
@@ -112,9 +113,9 @@ def ours(shape: Shape, dtype: torch.dtype, batch: int = 1, weights: str = "", **
     return running(lambda: model.generate(ids, _NEW, **options)[:, _PROMPT:])
 
 
-def llama(shape: Shape, kind: str) -> Running:
+def llama(shape: Shape, kind: str, threads: int) -> Running:
     """llama.cpp through node-llama-cpp, on the same weights."""
-    process = llama_cpp.LlamaCpp(shape.config, shapes.weights(shape), kind)
+    process = llama_cpp.LlamaCpp(shape.config, shapes.weights(shape), kind, threads)
     ids = prompt(shape)[0].tolist()
     answer, _ = process.greedy(ids, _NEW)
     return Running([answer], lambda: _NEW / process.greedy(ids, _NEW)[1], process.close)
