@@ -50,7 +50,7 @@ class Scaling:
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 scaling`."""
     options = tyro.cli(Scaling, args=argv, prog="gpt2 scaling")
-    from gpt2.errors import ConfigError, StoppedError
+    from gpt2.errors import ConfigError
     from gpt2.experiments.family import Size, scale
     from gpt2.experiments.pictures import draw_law
     from gpt2.settings import TrainSettings
@@ -61,14 +61,11 @@ def main(argv: Sequence[str]) -> int:
         text=options.text, valid=options.valid, vocab_size=options.vocab_size, context_length=options.context_length,
         batch_size=options.batch_size, device=options.device, evals=2,
     )  # fmt: skip
-    try:
-        outcome = scale(
-            base, [Size.parse(size) for size in options.sizes], Size.parse(options.check), options.out,
-            tokens_per_parameter=options.tokens_per_parameter, seeds=options.seeds,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )  # fmt: skip
-    except StoppedError as error:
-        raise error.by("the same gpt2 scaling") from error
+    outcome = scale(
+        base, [Size.parse(size) for size in options.sizes], Size.parse(options.check), options.out,
+        tokens_per_parameter=options.tokens_per_parameter, seeds=options.seeds,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
     draw_law(outcome, Path(options.out) / "law.svg")
     print(json.dumps(outcome.to_json()) if options.json else "\n".join(_lines(outcome, options.out)))
     return 0

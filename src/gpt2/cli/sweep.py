@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             if error.signal_number == signal.SIGTERM:  # sent to this process alone, as Ctrl-C is not
                 for helper in helpers:
                     helper.terminate()
-            raise error.by("the same gpt2 sweep") from error
+            raise
         finally:
             for helper in helpers:
                 helper.wait()

@@ -5,7 +5,6 @@ first is predicted. With T the context and S = max(1, T // 2), window k feeds id
 ids[k S + 1 : k S + T + 1] and scores only those not scored before, until the end.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,21 +77,10 @@ def score_documents(
     Raises:
         DataError: there are no documents.
     """
-    with evaluating(model):
+    with model.evaluating():
         ids, batches = _planned(model, documents, end_of_text)
         with Cores(min(len(batches), usable_cores(model))) as cores:
             return _begun(cores, model, ids, batches, num_bytes)()
-
-
-@contextlib.contextmanager
-def evaluating(model: GPT2) -> Iterator[None]:
-    """Within this the model is in evaluation mode; then in the mode that it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def begin_scoring(

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt2.data.shards import TokenShards
 from gpt2.evaluation.baselines import Baselines, baselines, count, counted_score
-from gpt2.evaluation.bits_per_byte import Score, begin_scoring, evaluating
+from gpt2.evaluation.bits_per_byte import Score, begin_scoring
 from gpt2.evaluation.bootstrap import Interval
 from gpt2.evaluation.cores import Cores, usable_cores
 from gpt2.evaluation.memorization import Memorization, memorization
@@ -117,7 +117,7 @@ def examine(
     """
     documents, end = judged.encode(tokenizer), tokenizer.eos_token_id
     quality = recited = None
-    with evaluating(model), Cores(usable_cores(model), caller_works=stories > 0) as cores:
+    with model.evaluating(), Cores(usable_cores(model), caller_works=stories > 0) as cores:
         scored = begin_scoring(cores, model, documents, judged.num_bytes, end) if score is None else lambda: score
         counted = cores.submit(_counted, judged.texts, documents, end, training, model.config.vocab_size)
         if stories > 0:

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2.checkpoint import RunFolder
 from gpt2.config import GPT2Config
 from gpt2.errors import CheckpointError, ConfigError
 from gpt2.evaluation.compare import seed_noise
 from gpt2.evaluation.scaling_law import Noise, ScalingLaw
+from gpt2.experiments.member import train_member
 from gpt2.files import write_json
 from gpt2.model.flops import count_parameters
 from gpt2.settings import TrainSettings
-from gpt2.training.run import run
 
 Say = Callable[[str], None]
 
@@ -160,27 +159,23 @@ def _noise(members: Sequence[Member], steps_of: Callable[[float], float]) -> Noi
 
 def _member(base: TrainSettings, size: Size, seed: int, root: Path, ratio: float, say: Say) -> Member:
     """Train one member, go on with it, or find it done."""
-    folder = RunFolder(root / f"{size}-seed{seed}")
+    folder = root / f"{size}-seed{seed}"
     steps = _steps(base, size, ratio)
     wanted = {"size": str(size), "seed": seed, "steps": steps, "settings": _identity(base)}
-    record = folder.path / "member.json"
+    record = folder / "member.json"
     if record.is_file():
         stored = json.loads(record.read_text(encoding="utf-8"))
         if stored["wanted"] != wanted:
-            raise CheckpointError(f"{root} holds runs of another family ({folder.path}); give this one another --out")
+            raise CheckpointError(f"{root} holds runs of another family ({folder}); give this one another --out")
         return Member(**stored["member"])
-    if folder.config.is_file():
-        settings = TrainSettings.make(resume=str(folder.path))
-    else:
-        tokenizer = root / "tokenizer.json"
-        settings = base.changed(
-            d_model=size.d_model, num_layers=size.num_layers, num_heads=size.num_heads, steps=steps, minutes=None,
-            epochs=None, seed=seed, out=str(folder.path), tokenizer=str(tokenizer) if tokenizer.is_file() else None,
-        )  # fmt: skip
-    trained = run(settings, progress=False)
-    assert trained is not None
-    if not (root / "tokenizer.json").is_file():
-        trained.tokenizer.save(root / "tokenizer.json")  # the first one's serves all
+    tokenizer = root / "tokenizer.json"  # the first one's serves all
+    settings = base.changed(
+        d_model=size.d_model, num_layers=size.num_layers, num_heads=size.num_heads, steps=steps, minutes=None,
+        epochs=None, seed=seed, out=str(folder), tokenizer=str(tokenizer) if tokenizer.is_file() else None,
+    )  # fmt: skip
+    trained = train_member(folder, lambda: settings, "gpt2 scaling")
+    if not tokenizer.is_file():
+        trained.tokenizer.save(tokenizer)
     parameters, tokens = _parameters(base, size), steps * _tokens_per_step(base)
     score = trained.score.bits_per_byte
     member = Member(str(size), seed, parameters, tokens, 6.0 * parameters * tokens, score)

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2.checkpoint import RunFolder
 from gpt2.data.cache import exclusive
 from gpt2.errors import CheckpointError, DivergedError, MissingExtraError, StoppedError, UserError
+from gpt2.experiments.member import train_member
 from gpt2.experiments.space import Range, Space
-from gpt2.settings import TrainSettings
-from gpt2.training.run import run
 
 Say = Callable[[str], None]
 
@@ -108,12 +106,7 @@ class Sweep:
         return sorted(found.values(), key=lambda t: (t.bits_per_byte is None, t.bits_per_byte or 0.0, t.folder))
 
     def _train(self, folder: Path, params: dict[str, Any]) -> float:
-        if RunFolder(folder).config.is_file():
-            settings = TrainSettings.make(resume=str(folder))
-        else:
-            settings = self.space.settings({**params, "out": str(folder)})
-        trained = run(settings, progress=False)
-        assert trained is not None
+        trained = train_member(folder, lambda: self.space.settings({**params, "out": str(folder)}), "gpt2 sweep")
         return trained.score.bits_per_byte
 
     def _claim(self) -> Any:

@@ -42,7 +42,7 @@ def stream_ids(
     not depend on its neighbours in the batch (up to rounding).
 
     Args:
-        model: a language model with `config`, `new_cache`, `decoder` and `forward(ids, cache=)`, such as `GPT2`.
+        model: a language model with `config`, `evaluating`, `new_cache`, `decoder`, `forward(ids, cache=)`: a `GPT2`.
             While it is in training mode every step is a forward pass, for nothing may delay the training.
         prompts: ids of each row, 1 to `context_length` of them.
         max_new_tokens: most new ids per row, 0 or more.
@@ -61,13 +61,11 @@ def stream_ids(
     base = int(torch.randint(2**31, ())) if seed is None else seed
     draws = [_draws((base + row) % 2**63) for row in range(len(prompts))]
     history = [list(prompt) for prompt in prompts]
-    was_training = model.training
-    fast = max_new_tokens >= _LONG and not was_training
+    fast = max_new_tokens >= _LONG and not model.training
     window = _Window(model, history, use_cache, fast)
     choose = chooser(sampling, fast, window.device)
     active = list(range(len(prompts)))
-    model.eval()
-    try:
+    with model.evaluating():
         for _ in range(max_new_tokens if prompts else 0):
             with torch.inference_mode():
                 logits = window.logits(active)
@@ -79,8 +77,6 @@ def stream_ids(
             yield step
             if not active:
                 break
-    finally:
-        model.train(was_training)
 
 
 def _draws(seed: int) -> Iterator[float]:

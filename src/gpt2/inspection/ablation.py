@@ -115,21 +115,19 @@ def ablation_grid(
     if how not in ("zero", "mean", "resample"):
         raise ConfigError(f"how must be zero, mean or resample, got {how!r}")
     rows = documents(model, tokenizer, texts, count=count)
-    was_training = model.training
-    model.eval()
-    layers = model.config.num_layers
-    names = [long_name((short, layer)) for layer in range(layers) for short in ("z", "mlp_out")]
-    longest = max(len(row) for row in rows) - 1
-    means = mean_by_position(model, [row[:-1] for row in rows], longest, names) if how != "zero" else {}
-    whole, changes, counts, gaps = [], [], [], []
-    for ids, real in batches(rows, next(model.parameters()).device):
-        targets = torch.where(real[:, 1:], ids[:, 1:], IGNORED)
-        base, change, gap = _changes(model, ids[:, :-1], targets, how, means)
-        whole.append(base)
-        changes.append(change)
-        gaps.append(gap)
-        counts.append(real[:, 1:].sum(dim=1))
-    model.train(was_training)
+    with model.evaluating():
+        layers = model.config.num_layers
+        names = [long_name((short, layer)) for layer in range(layers) for short in ("z", "mlp_out")]
+        longest = max(len(row) for row in rows) - 1
+        means = mean_by_position(model, [row[:-1] for row in rows], longest, names) if how != "zero" else {}
+        whole, changes, counts, gaps = [], [], [], []
+        for ids, real in batches(rows, next(model.parameters()).device):
+            targets = torch.where(real[:, 1:], ids[:, 1:], IGNORED)
+            base, change, gap = _changes(model, ids[:, :-1], targets, how, means)
+            whole.append(base)
+            changes.append(change)
+            gaps.append(gap)
+            counts.append(real[:, 1:].sum(dim=1))
     total, change, tokens = torch.cat(whole).double(), torch.cat(changes).double(), torch.cat(counts)
     low, high = interval(change, tokens, seed)
     return AblationGrid(

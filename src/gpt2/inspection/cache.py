@@ -66,7 +66,7 @@ def forward(
     """One tapped forward pass.
 
     Args:
-        model: as it is; it is not switched to evaluation.
+        model: any; every pass of the views is in evaluation mode, whatever the model's is.
         ids: (B, T) long.
         edits: name -> what is done to the value, in order; the cache holds the result.
         keep: whether to store the value of a name; None: all.
@@ -84,5 +84,6 @@ def forward(
             values[name] = value.detach().clone()
         return value
 
-    logits = model(ids, tap=tap)
+    with model.evaluating():
+        logits = model(ids, tap=tap)
     return logits, Cache(values)

@@ -141,22 +141,17 @@ def _check_of(view: Result) -> Check:
 def _same_again(run: "Run") -> Check:
     """Setting a value to itself is no change: the tapped run again, bit for bit."""
     edits = {name: [*run.edits.get(name, []), torch.clone] for name in run.cache}
-    was_training = run.model.training
-    run.model.eval()
     logits, _ = forward(run.model, run.ids[None], edits, keep=lambda name: False)
-    run.model.train(was_training)
     same = torch.equal(logits[0], run.logits)
     return Check("an intervention that changes nothing gives the same bits", 0.0 if same else 1.0, 0.0)
 
 
 @torch.no_grad()
 def _cached_generation(run: "Run") -> Check:
-    was_training = run.model.training
-    run.model.eval()
-    cache, rows = run.model.new_cache(1), []
-    for token in run.ids.split(1):
-        rows.append(run.model(token[None], cache=cache)[0])
-    run.model.train(was_training)
+    with run.model.evaluating():
+        cache, rows = run.model.new_cache(1), []
+        for token in run.ids.split(1):
+            rows.append(run.model(token[None], cache=cache)[0])
     return Check("token by token with a KV cache the logits are the same", difference(torch.cat(rows), run.logits))
 
 

@@ -104,13 +104,10 @@ def head_kinds(
         texts: None: the first 64 bundled stories; without a tokenizer, give ids.
         seed: of the repeats and the shuffles.
     """
-    was_training = model.training
-    model.eval()
     generator = torch.Generator().manual_seed(seed)
     rows = documents(model, tokenizer, texts)
     on_text, first, entropy, off = _on_text(model, rows, generator)
     on_repeats = _on_repeats(model, tokenizer, generator)
-    model.train(was_training)
     scores, shuffled = (torch.cat(pair, dim=-1) for pair in zip(on_text, on_repeats, strict=True))
     threshold = shuffled.flatten(0, -2).amax(dim=0)
     above = torch.where((scores > threshold) & (scores >= _LEAST), scores, 0.0)

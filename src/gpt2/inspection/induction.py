@@ -179,11 +179,8 @@ def induction(
     pool: Sequence[int] | int = ids or (frequent_ids(model, tokenizer) if tokenizer else model.config.vocab_size)
     begin = tokenizer.eos_token_id if tokenizer else None
     drawn = repeats(pool, count, time, begin=begin, generator=torch.Generator().manual_seed(seed))
-    was_training = model.training
-    model.eval()
     device, keep = next(model.parameters()).device, lambda name: name.endswith("hook_pattern")
     logits, cache = forward(model, drawn.ids.to(device), keep=keep)
-    model.train(was_training)
     patterns = torch.stack([cache.view(("pattern", layer)).cpu() for layer in range(model.config.num_layers)])
     matches, second = drawn.matches(int(begin is not None)), drawn.repeated()
     uniform = torch.ones(time, time).tril() / torch.arange(1, time + 1)[:, None]

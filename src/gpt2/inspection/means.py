@@ -20,7 +20,7 @@ def mean_by_position(model: GPT2, rows: Sequence[Sequence[int]], time: int, name
     holds `<|endoftext|>` and is like no other.
 
     Args:
-        model: in the mode in which it is to be measured.
+        model: any.
         rows: ids of each text.
         time: positions wanted.
         names: values with the shape (B, T, ...).

@@ -8,15 +8,17 @@ from gpt2.model import GPT2
 
 def from_layer(model: GPT2, layer: int, stream: Tensor) -> Tensor:
     """Stream before a layer (B, T, D), or after the last one, to the normalised end (B, T, D)."""
-    for block in list(model.transformer.h)[layer:]:
-        stream = block(stream)
-    return model.transformer.ln_f(stream)
+    with model.evaluating():
+        for block in list(model.transformer.h)[layer:]:
+            stream = block(stream)
+        return model.transformer.ln_f(stream)
 
 
 def from_middle(model: GPT2, layer: int, stream: Tensor) -> Tensor:
     """Stream between a layer's attention and its MLP (B, T, D) to the normalised end (B, T, D)."""
     block = model.transformer.h[layer]
-    return from_layer(model, layer + 1, stream + block.mlp(block.ln_2(stream)))  # pyright: ignore
+    with model.evaluating():
+        return from_layer(model, layer + 1, stream + block.mlp(block.ln_2(stream)))  # pyright: ignore
 
 
 def logits_at(model: GPT2, hidden: Tensor, position: int) -> Tensor:

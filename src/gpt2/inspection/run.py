@@ -174,13 +174,8 @@ def run(
     """
     ids = _ids(model, tokenizer, text, begin)
     interventions = (do,) if isinstance(do, Intervention) else tuple(do)
-    was_training = model.training
-    model.eval()
-    try:
-        edits = edits_of(interventions, model, tokenizer, len(ids))
-        logits, cache = forward(model, ids[None], edits)
-    finally:
-        model.train(was_training)
+    edits = edits_of(interventions, model, tokenizer, len(ids))
+    logits, cache = forward(model, ids[None], edits)
     return Run(model, tokenizer, ids, logits[0], cache, interventions, edits)
 
 

@@ -202,8 +202,9 @@ def _measures(text: str, layer: int, head: int) -> dict[str, Measure]:
 def story_loss(model: GPT2, tokenizer: Tokenizer) -> Value:
     """Nats per token on 32 bundled stories, each up to the context's length."""
     total, count = 0.0, 0
-    for ids, real in batches(documents(model, tokenizer, count=32), next(model.parameters()).device):
-        targets = torch.where(real[:, 1:], ids[:, 1:], IGNORED)
-        total += float(token_losses(model, model.hidden(ids[:, :-1]), targets).sum())
-        count += int(real[:, 1:].sum())
+    with model.evaluating():
+        for ids, real in batches(documents(model, tokenizer, count=32), next(model.parameters()).device):
+            targets = torch.where(real[:, 1:], ids[:, 1:], IGNORED)
+            total += float(token_losses(model, model.hidden(ids[:, :-1]), targets).sum())
+            count += int(real[:, 1:].sum())
     return {"nats per token": total / count}

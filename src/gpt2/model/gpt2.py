@@ -1,5 +1,7 @@
 """GPT-2: token and position embeddings, a stack of blocks, and the embeddings again as output."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -250,6 +252,16 @@ class GPT2(nn.Module):
         filler = self.config.eos_token_id or 0
         new = torch.tensor([row + [filler] * (width - len(row)) for row in rows], dtype=torch.long)
         return torch.cat([context, new.view(len(rows), width).to(context.device)], dim=1)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within this the model is in evaluation mode, without dropout; then, or after an error, in the mode before."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def num_parameters(self) -> int:
         """All parameters; the tied embedding counts once."""
