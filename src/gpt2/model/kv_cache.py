@@ -32,9 +32,10 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (config.num_layers, batch, config.context_length, config.num_heads, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        # (L, B, T, H, d) to see; in memory head by head, for a head reads its own past from end to end.
+        apart = (config.num_layers, batch, config.num_heads, config.context_length, config.head_dim)
+        self.keys = torch.zeros(apart, dtype=dtype, device=device).transpose(2, 3)
+        self.values = torch.zeros(apart, dtype=dtype, device=device).transpose(2, 3)
         self.padding = padding if padding is not None and bool(padding.any()) else None
         self.length = 0
 
