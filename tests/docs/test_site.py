@@ -8,11 +8,22 @@ import sys
 from html import unescape
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gpt2.cli import COMMANDS
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+# What is wider than its place: whatever cuts it off or scrolls sideways, by name.
+TOO_WIDE = """
+() => [...document.querySelectorAll("body *")].filter((part) =>
+    part.clientWidth > 0 && part.scrollWidth > part.clientWidth + 1 && getComputedStyle(part).overflowX === "auto"
+).map((part) => `${part.tagName} ${part.className}`.trim().toLowerCase())
+"""
+MAY_SCROLL = {"code", "div md-typeset__scrollwrap", "figure picture", "div formula"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -82,6 +93,18 @@ def test_the_reference_has_the_commands_and_the_docstrings(site: Path) -> None:
         assert f"usage: gpt2 {name}" in unescape(re.sub(r"<[^>]+>", "", commands)), name
     model = unescape(re.sub(r"<[^>]+>", "", (site / "reference/model.html").read_text(encoding="utf-8")))
     assert "Once the context is full, the last half of it is kept" in re.sub(r"\s+", " ", model)
+
+
+@pytest.mark.slow
+def test_on_a_phone_tables_and_code_scroll_and_the_page_does_not(site: Path, browser: "Browser") -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    scrolling = set()
+    for file in sorted(site.rglob("*.html")):
+        page.goto(file.as_uri())
+        assert page.evaluate("document.scrollingElement.scrollWidth") == 360, file.name
+        scrolling |= set(page.evaluate(TOO_WIDE))
+    page.close()
+    assert {"code", "div md-typeset__scrollwrap"} <= scrolling <= MAY_SCROLL
 
 
 def test_a_definition_that_is_gone_stops_the_build() -> None:

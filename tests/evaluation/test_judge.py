@@ -1,6 +1,7 @@
 """The judge against a server of its own that speaks OpenAI's protocol over real HTTP."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -89,8 +90,15 @@ def test_it_tries_again_when_that_may_help_and_only_then(api: Any) -> None:
 def test_answers_without_grades_do_not_count(api: Any, answer: str) -> None:
     api.answer = answer
     assert Judge(address(api), "j").grade("a") is None
-    with pytest.raises(DataError, match="none of 1 answers"):
+    with pytest.raises(DataError, match=rf"none of 1 answers of the judge j .*{re.escape(answer[:5])}.*--judge-model"):
         compare_with_real(Judge(address(api), "j"), ["a"], ["b"])
+
+
+def test_a_model_that_cannot_judge_is_not_asked_for_long(api: Any) -> None:
+    api.answer = "Once upon\n a time"
+    with pytest.raises(DataError, match=r"none of 5 answers.*the last: 'Once upon a time'"):
+        compare_with_real(Judge(address(api), "j"), ["a"] * 64, ["b"] * 64)
+    assert len(api.requests) == 5
 
 
 def test_nobody_there_and_a_wrong_address(api: Any) -> None:

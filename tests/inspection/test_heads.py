@@ -8,8 +8,18 @@ import torch
 from gpt2 import GPT2, GPT2Config, Tokenizer
 from gpt2.checkpoint.snapshots import save_snapshot
 from gpt2.errors import CheckpointError, ConfigError
-from gpt2.inspection import embedding_map, head_kinds, induction, neighbours, position_similarity, repeats, timeline
+from gpt2.inspection import (
+    embedding_map,
+    head_kinds,
+    induction,
+    neighbours,
+    position_similarity,
+    repeats,
+    run,
+    timeline,
+)
 from gpt2.inspection.induction import score
+from gpt2.inspection.views import Question, view
 
 
 def test_repeats_repeat_and_differ_in_length_place_and_distance() -> None:
@@ -126,5 +136,9 @@ def test_timelines_measure_each_snapshot(model: GPT2, tokenizer: Tokenizer, tmp_
     assert film.frames.shape[0] == 2
     assert "<svg" in film.svg()
     assert "<svg" in found.svg()
+    read = view("timeline", Question(model, tokenizer, "a little dog", str(folder), measure="surprise"))
+    assert read.to_json()["lines"]["nats per token"][-1] == pytest.approx(
+        float(run(model, tokenizer, "a little dog").loss), abs=0.01
+    )
     with pytest.raises(ConfigError, match="Did you mean 'loss'"):
         timeline(folder, "los")

@@ -97,7 +97,7 @@ def test_refusals(model: GPT2, tokenizer: Tokenizer, looked: Run) -> None:
         ablate(mlp=0, how="median")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no head 4"):
         run(model, tokenizer, TEXT, do=ablate(head=(0, 4)))
-    with pytest.raises(ConfigError, match="has no value called"):
+    with pytest.raises(ConfigError, match="no layer 7: they go from 0 to 2"):
         run(model, tokenizer, TEXT, do=ablate(head=(7, 0)))
     with pytest.raises(ConfigError, match="equally many tokens"):
         run(model, tokenizer, OTHER * 2, do=patch(looked, ("resid_post", 0)))

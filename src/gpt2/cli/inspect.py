@@ -61,8 +61,8 @@ class Inspect:
 
     model: Positional[str]
     """A run folder, any Hugging Face GPT-2 folder, hf:owner/name, a .pt beside tokenizer.json, or demo."""
-    prompt: Positional[str] = "Once upon a time"
-    """The text; <|endoftext|> is put before it, as before every document in training."""
+    prompt: Positional[str | None] = None
+    """The text; <|endoftext|> is put before it, as before every document in training. None: "Once upon a time"."""
     view: VIEW_NAMES = "overview"
     """What to show; overview: surprise, odds, and whether all checks hold."""
     options: Annotated[Looking, tyro.conf.arg(name="")] = field(default_factory=Looking)
@@ -81,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
 
     if options.view == "overview" and options.out is not None:
         raise ConfigError("the overview is several views; choose one to save with --view")
+    require_endings([options.out] if options.out is not None else [])
     question = ask(options.model, options.prompt, options.view, options.options)
     names = ["surprise", "odds", "checks"] if options.view == "overview" else [options.view]
     results = look(question, names)
@@ -95,11 +96,25 @@ def main(argv: Sequence[str]) -> int:
     return 0 if all(result.check is None or result.check.ok for result in results) else 1
 
 
-def ask(model: str, prompt: str, view: str, options: Looking) -> "Question":
+def require_endings(files: Sequence[str]) -> None:
+    """Refuse what cannot be saved before any work is done."""
+    from pathlib import Path
+
+    from gpt2.errors import ConfigError
+
+    for file in files:
+        if Path(file).suffix.lower() not in (".svg", ".png", ".json"):
+            raise ConfigError(f"{file} must end in .svg, .png or .json")
+
+
+def ask(model: str, prompt: str | None, view: str, options: Looking) -> "Question":
     """The model loaded, and what is asked of it."""
     from gpt2.cli.models import open_model
+    from gpt2.errors import ConfigError
     from gpt2.inspection.views import Question
 
+    if options.k is not None and options.k < 1:
+        raise ConfigError(f"k must be 1 or more, got {options.k}")
     loaded, tokenizer = open_model(model, options.device)
     if view != "parameters":  # in 16 bits the identities would tell of rounding, not of the model
         loaded.float()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from gpt2.cli.inspect import Looking, ask, look
+from gpt2.cli.inspect import Looking, ask, look, require_endings
 
 if TYPE_CHECKING:
     from gpt2.inspection.result import Result
@@ -27,8 +27,8 @@ class Plot:
     """What to draw: loss, or a view of gpt2 inspect."""
     model: Positional[str]
     """A run folder; but for loss and timeline any model will do."""
-    prompt: Positional[str] = "Once upon a time"
-    """The text, for views that read one."""
+    prompt: Positional[str | None] = None
+    """The text, for views that read one; none: "Once upon a time"."""
     options: Annotated[Looking, tyro.conf.arg(name="")] = field(default_factory=Looking)
     out: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-o"])] = ()
     """Files to write, .svg, .png or .json; none: KIND.svg here."""
@@ -39,12 +39,9 @@ class Plot:
 def main(argv: Sequence[str]) -> int:
     """Run `gpt2 plot`."""
     options = tyro.cli(Plot, args=argv, prog="gpt2 plot")
-    from gpt2.errors import ConfigError
 
     files = options.out or (f"{options.kind}.svg",)
-    wrong = [file for file in files if Path(file).suffix.lower() not in (".svg", ".png", ".json")]
-    if wrong:  # said before any work
-        raise ConfigError(f"{wrong[0]} must end in .svg, .png or .json")
+    require_endings(files)
     if options.kind == "loss":
         result = _loss(options.model)
     else:

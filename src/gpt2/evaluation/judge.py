@@ -32,6 +32,7 @@ hangs together from its beginning to its end. Be strict and fair. Answer with on
 _ATTEMPTS = 4
 _WAIT_SECONDS = 0.5
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
+_PATIENCE = 5  # answers without grades, at the beginning, after which a model is none that can judge
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,14 @@ class Judge:
         Raises:
             UserError: the API cannot be reached, refuses, or answers in another protocol.
         """
+        return _grades(self.answer(story))
+
+    def answer(self, story: str) -> str:
+        """What the judge says of a story, as it stands.
+
+        Raises:
+            UserError: the API cannot be reached, refuses, or answers in another protocol.
+        """
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": _PROMPT.format(story=story)}],
@@ -68,7 +77,7 @@ class Judge:
         }
         answer = self._post("/chat/completions", body)
         try:
-            return _grades(answer["choices"][0]["message"]["content"])
+            return str(answer["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(
                 f"the judge at {self.address} does not answer as OpenAI's API does: {answer!r:.200}"
@@ -102,22 +111,34 @@ def compare_with_real(judge: Judge, stories: Sequence[str], held_out: Sequence[s
 
     Raises:
         UserError: the judge gives no answer.
-        DataError: none of its answers holds grades.
+        DataError: none of its answers holds grades; it is not asked all before that is said.
     """
-    graded: dict[str, list[dict[str, float]]] = {}
-    for name, texts in (("model", stories), ("held_out", held_out[: len(stories)])):
-        answers = [judge.grade(text) for text in texts]
-        graded[name] = [grades for grades in answers if grades is not None]
-        if not graded[name]:
-            raise DataError(f"none of {len(texts)} answers of the judge {judge.model} held grades from 1 to 10")
+    texts_of = {"model": stories, "held_out": held_out[: len(stories)]}
+    graded = {name: _graded(judge, texts) for name, texts in texts_of.items()}
     means = {name: {c: float(np.mean([g[c] for g in grades])) for c in CRITERIA} for name, grades in graded.items()}
-    asked = len(stories) + len(held_out[: len(stories)])
+    asked = sum(map(len, texts_of.values()))
     return {"judge": judge.model, "asked": asked, "graded": sum(map(len, graded.values())), **means}
+
+
+def _graded(judge: Judge, texts: Sequence[str]) -> list[dict[str, float]]:
+    """The grades of those texts that got some."""
+    found: list[dict[str, float]] = []
+    for asked, text in enumerate(texts, 1):
+        answer = judge.answer(text)
+        grades = _grades(answer)
+        if grades is not None:
+            found.append(grades)
+        elif not found and asked in (_PATIENCE, len(texts)):
+            raise DataError(
+                f"none of {asked} answers of the judge {judge.model} held grades from 1 to 10; the last: "
+                f"{' '.join(answer.split())[:100]!r}; name a chat model that follows instructions: --judge-model"
+            )
+    return found
 
 
 def _grades(answer: str) -> dict[str, float] | None:
     """The first JSON object of an answer that has all grades in range."""
-    for text in re.findall(r"\{[^{}]*\}", answer or ""):
+    for text in re.findall(r"\{[^{}]*\}", answer):
         try:
             found = {criterion: float(json.loads(text)[criterion]) for criterion in CRITERIA}
         except (ValueError, KeyError, TypeError):

@@ -132,8 +132,10 @@ class AttentionAtlas(Result):
         for layer, row in enumerate(self.patterns):
             for head, pattern in enumerate(row):
                 entropy = -(pattern.clamp(min=1e-12).log() * pattern).sum(dim=-1).mean()
-                previous = pattern.diagonal(-1).mean() if len(self.tokens) > 1 else torch.tensor(0.0)
-                figures = (pattern[1:, 0].mean(), previous, pattern.diagonal().mean(), entropy)
+                to_first, to_previous = pattern[1:, 0], pattern.diagonal(-1)
+                # Of a single token none lies before.
+                first, previous = (x.mean() if len(x) else torch.tensor(0.0) for x in (to_first, to_previous))
+                figures = (first, previous, pattern.diagonal().mean(), entropy)
                 lines.append([f"{layer}.{head}", *(f"{float(figure):.2f}" for figure in figures)])
         return [["head", "to first", "to previous", "to itself", "entropy (nats)"], *lines]
 

@@ -142,6 +142,8 @@ def attribution(
     target_id = int(run.logits[position].argmax()) if target is None else single_token(run.tokenizer, target, size)
     against_id = None if against is None else single_token(run.tokenizer, against, size)
     rows = unembedding(run.model).float()
+    if against_id == target_id:
+        raise ConfigError(f"target and against are the same token, {token_text(run.tokenizer, target_id)!r}")
     direction = rows[target_id] - (rows[against_id] if against_id is not None else 0.0)
     gamma, beta = final_norm(run.model)
     spread = run.cache.view("scale")[0, position].float()

@@ -66,7 +66,8 @@ class Effect(Result):
 
     @property
     def how_to_read(self) -> str:
-        return "Probability of the next token: grey with the whole model, coloured without the parts."
+        done = [*self.parts[:4], *([f"{len(self.parts) - 4} more"] if len(self.parts) > 4 else [])]
+        return f"Probability of the next token: grey by the whole model, blue with {', '.join(done) or 'no change'}."
 
     def rows(self) -> list[list[str]]:
         pairs = zip(self.tokens, self.before.tolist(), self.after.tolist(), strict=True)
@@ -79,7 +80,7 @@ class Effect(Result):
         axes, theme = canvas.axes(), canvas.theme
         rows = range(len(self.tokens))
         axes.barh([i - 0.19 for i in rows], self.before.tolist(), height=0.36, color=theme.muted, label="whole")
-        axes.barh([i + 0.19 for i in rows], self.after.tolist(), height=0.36, color=theme.accent, label="without")
+        axes.barh([i + 0.19 for i in rows], self.after.tolist(), height=0.36, color=theme.accent, label="changed")
         axes.set_yticks(rows, [shorten(token, 16) for token in self.tokens])
         axes.set(xlabel="probability of the next token", ylim=(len(self.tokens) - 0.5, -0.5))
         axes.legend(loc="lower right")

@@ -50,7 +50,7 @@ class LogitLens(Result):
         final = self.top_tokens[-1][-1][0]
         first = next(i for i in range(len(self.readings)) if all(r[-1][0] == final for r in self.top_tokens[i:]))
         return (
-            f"After ‘{self.tokens[-1]}’ the model's likeliest token is {final!r}, at "
+            f"After ‘{self.tokens[-1]}’ the model's likeliest token is ‘{final}’, at "
             f"{float(self.top_probabilities[-1, -1, 0]):.1%}; it leads from “{self.readings[first]}” on."
         )
 

@@ -68,5 +68,9 @@ def require_name(name: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if name not in known:
+        first, _, inner = name.removeprefix("blocks.").partition(".")
+        if f"blocks.0.{inner}" in known and first.isdigit():
+            last = max(int(other.split(".")[1]) for other in known if other.startswith("blocks."))
+            raise ConfigError(f"there is no layer {first}: they go from 0 to {last}")
         raise ConfigError(f"the model has no value called {name!r}.{nearest(name, known)} gpt2.inspection.all_names "
                           f"lists them; short forms are tuples such as ('pattern', 2)")  # fmt: skip

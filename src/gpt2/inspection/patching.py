@@ -64,7 +64,7 @@ class PatchGrid(Result):
         over = f", mean of {self.num_pairs} pairs" if self.num_pairs > 1 else ""
         return (
             f"Each cell: one value of {self.clean} put into {self.corrupt}; how much of the lead that brings back "
-            f"(0 none, 1 all{over}). Orange: it makes the lead worse."
+            f"(0 none, 1 all{over}; without a number: under 0.005). Orange: it makes the lead worse."
         )
 
     def rows(self) -> list[list[str]]:

@@ -106,11 +106,16 @@ class Run:
 
         Args:
             layer: from 0; None: all heads of all layers.
-            head: from 0; needed with a layer.
+            head: from 0; None: the layer's first.
             hide_first: leave the first token, which many heads use as a resting place, out of the colours.
+
+        Raises:
+            ConfigError: there is no such head, or a head without its layer.
         """
         from gpt2.inspection.attention import attention_atlas, attention_of
 
+        if layer is None and head is not None:
+            raise ConfigError(f"head {head} of which layer? Name the layer, too, or neither for all heads")
         if layer is None:
             return attention_atlas(self, hide_first=hide_first)
         return attention_of(self, layer, 0 if head is None else head, hide_first=hide_first)

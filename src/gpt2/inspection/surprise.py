@@ -136,7 +136,7 @@ def surprise(run: "Run", k: int = 5) -> Surprise:
     from gpt2.errors import ConfigError
 
     if len(run.ids) < 2:
-        raise ConfigError("surprise needs two tokens or more: the first is not predicted")
+        raise ConfigError("surprise needs two tokens or more, for the first is not predicted; give a longer text")
     log_p = log_softmax(run.logits[:-1])
     top = log_p.exp().topk(min(k, log_p.shape[-1]), dim=-1)
     nats = run.losses

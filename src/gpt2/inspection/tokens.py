@@ -45,7 +45,7 @@ def single_token(tokenizer: Tokenizer | None, token: str | int, vocab_size: int)
         ids = [tokenizer.eos_token_id] if token == "<|endoftext|>" else tokenizer.encode(token)
         if len(ids) != 1:
             parts = " + ".join(repr(part) for part in token_texts(tokenizer, ids)) or "nothing"
-            hint = "" if token.startswith(" ") else f"; within a text a word has a space before it: {' ' + token!r}"
+            hint = "" if token[:1] in (" ", "") else f"; within a text a word has a space before it: {' ' + token!r}"
             raise ConfigError(f"{token!r} is not one token but {parts}{hint}")
         return ids[0]
     if isinstance(token, bool) or not isinstance(token, int):

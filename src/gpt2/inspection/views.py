@@ -26,7 +26,8 @@ class Question:
 
     model: GPT2
     tokenizer: Tokenizer
-    text: str = "Once upon a time"
+    text: str | None = None
+    """None: the view's own, or "Once upon a time"."""
     folder: str = ""
     """The run, for timelines."""
     layer: int | None = None
@@ -50,7 +51,7 @@ class Question:
     @property
     def run(self) -> Run:
         """The text, run."""
-        return run(self.model, self.tokenizer, self.text, do=self.do)
+        return run(self.model, self.tokenizer, "Once upon a time" if self.text is None else self.text, do=self.do)
 
 
 def _neighbours(q: Question) -> Result:
@@ -66,6 +67,11 @@ def _patch(q: Question) -> Result:
         )
     pair = q.run, run(q.model, q.tokenizer, q.corrupt)
     return patch_grid(*pair, q.target, q.against, unit=q.unit or "stream")
+
+
+def _timeline(q: Question) -> Result:
+    given = {} if q.text is None else {"text": q.text}
+    return timeline(q.folder, q.measure, layer=q.layer or 0, head=q.head or 0, **given)
 
 
 VIEWS: dict[str, tuple[str, Callable[[Question], Result]]] = {
@@ -98,10 +104,7 @@ VIEWS: dict[str, tuple[str, Callable[[Question], Result]]] = {
         lambda q: embedding_map(q.model, q.tokenizer, count=q.k or 160),
     ),
     "positions": ("how alike position embeddings are", lambda q: position_similarity(q.model)),
-    "timeline": (
-        "a measure over the snapshots of a run",
-        lambda q: timeline(q.folder, q.measure, layer=q.layer or 0, head=q.head or 0),
-    ),
+    "timeline": ("a measure over the snapshots of a run", _timeline),
 }
 """Name -> (what it shows, function)."""
 

@@ -98,11 +98,12 @@ class Canvas:
         height, width = colours.shape[:2]
         # One small image: sharp in every viewer at "none", and a hundredth of the bytes of as many shapes.
         axes.imshow(colours, interpolation="none", aspect="auto")
-        if lines and max(height, width) <= _LINES_UP_TO:
-            axes.hlines([i - 0.5 for i in range(1, height)], -0.5, width - 0.5, color=self.theme.paper, linewidth=0.6)
-            axes.vlines([j - 0.5 for j in range(1, width)], -0.5, height - 0.5, color=self.theme.paper, linewidth=0.6)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axes.spines[:].set_visible(False)
+        if lines and max(height, width) <= _LINES_UP_TO:  # not the paper's colour: a cell near zero has it, too
+            style: dict[str, Any] = {"color": self.theme.grid, "linewidth": 0.6, "clip_on": False}
+            axes.hlines([i - 0.5 for i in range(height + 1)], -0.5, width - 0.5, **style)
+            axes.vlines([j - 0.5 for j in range(width + 1)], -0.5, height - 0.5, **style)
         axes.tick_params(length=0)
 
     def _label(self, axes: "Axes", shape: Any, rows: Sequence[str] | None, columns: Sequence[str] | None) -> None:
