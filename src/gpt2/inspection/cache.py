@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gpt2.inspection.names import Key, long_name, require_name
 from gpt2.model import GPT2
+from gpt2.model.ops import Tap
 
 Edit = Callable[[Tensor], Tensor]
 """A value of the forward pass to what takes its place."""
@@ -74,8 +75,17 @@ def forward(
     Returns:
         Logits (B, T, V), and the cache.
     """
+    tap, values = tapped(edits or {}, keep)
+    with model.evaluating():
+        logits = model(ids, tap=tap)
+    return logits, Cache(values)
+
+
+def tapped(
+    edits: Mapping[str, list[Edit]], keep: Callable[[str], bool] | None = lambda name: False
+) -> tuple[Tap, dict[str, Tensor]]:
+    """A tap that edits and stores values, as `forward` has it, and what it has stored."""
     values: dict[str, Tensor] = {}
-    edits = edits or {}
 
     def tap(name: str, value: Tensor) -> Tensor:
         for edit in edits.get(name, ()):
@@ -84,6 +94,4 @@ def forward(
             values[name] = value.detach().clone()
         return value
 
-    with model.evaluating():
-        logits = model(ids, tap=tap)
-    return logits, Cache(values)
+    return tap, values

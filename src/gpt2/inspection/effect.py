@@ -9,13 +9,14 @@ from torch import Tensor
 from gpt2.inspection.cache import Edit, forward
 from gpt2.inspection.drawing.canvas import Canvas
 from gpt2.inspection.intervals import interval
-from gpt2.inspection.interventions import Intervention, edits_of
-from gpt2.inspection.reference import Texts, batches, documents
+from gpt2.inspection.interventions import Intervention
+from gpt2.inspection.reference import Texts
 from gpt2.inspection.result import Check, Result
 from gpt2.inspection.run import Run, run
 from gpt2.inspection.tokens import shorten, token_text
 from gpt2.inspection.weights import log_softmax
-from gpt2.model import GPT2, IGNORED
+from gpt2.inspection.whole import Whole, continued
+from gpt2.model import GPT2
 from gpt2.tokenizer import Tokenizer
 
 
@@ -90,7 +91,7 @@ class Effect(Result):
 @torch.no_grad()
 def effect(
     model: GPT2, tokenizer: Tokenizer, text: str, do: Sequence[Intervention], texts: Texts | None = None, *,
-    k: int = 10, length: int = 24, count: int = 16,
+    k: int = 10, length: int = 24, count: int = 16, against: Whole | None = None,
 ) -> Effect:  # fmt: skip
     """Compare a text with and without interventions.
 
@@ -103,20 +104,20 @@ def effect(
         k: likeliest tokens to name, of each.
         length: most tokens of the continuations.
         count: how many of the documents.
+        against: the whole model, kept from another effect; then `texts` and `count` are those that it was made with.
 
     Raises:
         ConfigError: the text does not fit the context, or an intervention the model.
     """
-    whole, changed = run(model, tokenizer, text), run(model, tokenizer, text, do=do)
+    against = against or Whole(model, tokenizer, texts, count=count)
+    whole, goes_on = against.reading(text, length)
+    changed = run(model, tokenizer, text, do=do)
     before, after = log_softmax(whole.logits[-1]), log_softmax(changed.logits[-1])
     k = min(k, len(before))
     ids = torch.tensor(list(dict.fromkeys([*before.topk(k).indices.tolist(), *after.topk(k // 2).indices.tolist()])))
     everywhere = [item for item in do if item.site.position is None]
-    rows = documents(model, tokenizer, texts, count=count)[:count]
-    first, counts = _losses(model, tokenizer, rows, [])
-    second = _losses(model, tokenizer, rows, everywhere)[0] if everywhere else first
+    first, second, counts = against.losses, against.losses_without(everywhere), against.counts
     low, high = interval(second - first, counts)
-    goes_on = _continued(whole, [], length)
     total = float(counts.sum())
     return Effect(
         of=whole.label,
@@ -127,12 +128,12 @@ def effect(
         after=after.exp()[ids],
         kl=float((before.exp() * (before - after)).sum().clamp(min=0.0)),
         continuation_before=goes_on,
-        continuation_after=_continued(whole, do, length) if do else goes_on,
+        continuation_after=continued(whole, do, length) if do else goes_on,
         loss_before=float(first.sum()) / total,
         loss_after=float(second.sum()) / total,
         low=float(low),
         high=float(high),
-        num_documents=len(rows),
+        num_documents=len(counts),
         num_tokens=int(total),
         check=_unchanged(whole, do),
     )
@@ -144,36 +145,3 @@ def _unchanged(whole: Run, do: Sequence[Intervention]) -> Check:
     logits, _ = forward(whole.model, whole.ids[None], edits, keep=lambda name: False)
     same = torch.equal(logits[0], whole.logits)
     return Check("with every switch on, the logits are the model's, bit for bit", 0.0 if same else 1.0, 0.0)
-
-
-def _losses(
-    model: GPT2, tokenizer: Tokenizer, rows: list[list[int]], do: Sequence[Intervention]
-) -> tuple[Tensor, Tensor]:
-    """Summed loss in nats and tokens of each document (documents,)."""
-    sums, counts = [], []
-    for ids, real in batches(rows, next(model.parameters()).device):
-        edits = edits_of(do, model, tokenizer, ids.shape[1] - 1)
-        logits, _ = forward(model, ids[:, :-1], edits, keep=lambda name: False)
-        targets = torch.where(real[:, 1:], ids[:, 1:], IGNORED)
-        kept = model.kernels.cross_entropy(logits.flatten(0, 1), targets.flatten()).view(targets.shape)
-        sums.append(kept.double().sum(dim=1).cpu())
-        counts.append(real[:, 1:].sum(dim=1).cpu())
-    return torch.cat(sums), torch.cat(counts)
-
-
-def _continued(whole: Run, do: Sequence[Intervention], length: int) -> str:
-    """The likeliest token again and again. Interventions know no cache, so each is a pass over all; what stands
-    after the last token is not seen by it, and at one width they are bound once.
-    """
-    model, tokenizer, now = whole.model, whole.tokenizer, len(whole.ids)
-    assert tokenizer is not None
-    last = min(now + length, model.config.context_length)
-    ids = torch.cat([whole.ids, whole.ids.new_zeros(last - now)])
-    edits = edits_of(do, model, tokenizer, last)
-    while now < last:
-        logits, _ = forward(model, ids[None], edits, keep=lambda name: False)
-        ids[now] = logits[0, now - 1].argmax()
-        if int(ids[now]) == tokenizer.eos_token_id:
-            break
-        now += 1
-    return tokenizer.decode(ids[len(whole.ids) : now].tolist())

@@ -67,7 +67,8 @@ VIEWS: dict[str, Callable[[Looker, Ask], Result]] = {
         looker.model(ask.snapshot), looker.served.tokenizer, count=ask.k or 160
     ),
     "effect": lambda looker, ask: effect(
-        looker.model(ask.snapshot), looker.served.tokenizer, ask.text, looker.taken_out(ask), looker.texts()
+        looker.model(ask.snapshot), looker.served.tokenizer, ask.text, looker.taken_out(ask),
+        against=looker.whole(ask.snapshot),
     ),
 }  # fmt: skip
 """What can be looked at, by name."""

@@ -18,6 +18,7 @@ from gpt2.inspection.interventions import Site, ablate
 from gpt2.inspection.means import mean_by_position
 from gpt2.inspection.names import long_name
 from gpt2.inspection.reference import documents
+from gpt2.inspection.whole import Whole
 from gpt2.model import GPT2
 from gpt2.serving.served import ServedModel
 
@@ -64,6 +65,7 @@ class Looker:
         self._runs: OrderedDict[tuple[Any, ...], Run] = OrderedDict()
         self._means: dict[int | None, dict[str, Tensor]] = {}
         self._texts: list[str] | None = None
+        self._whole: tuple[int | None, Whole] | None = None
 
     @property
     def snapshots(self) -> list[Snapshot]:
@@ -122,6 +124,12 @@ class Looker:
             except DataError:
                 self._texts = []
         return self._texts or None
+
+    def whole(self, step: int | None) -> Whole:
+        """The model as that from which effects are measured; that of the last moment asked for is kept."""
+        if self._whole is None or self._whole[0] != step:
+            self._whole = step, Whole(self.model(step), self.served.tokenizer, self.texts())
+        return self._whole[1]
 
     def _part(self, name: str, ask: Ask) -> Intervention:
         if name == "positions":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 
-from gpt2.inspection import ablate, effect, neighbours, run
+from gpt2.inspection import ablate, effect, embedding_map, neighbours, run
 from gpt2.serving.looking import Looker
 from gpt2.serving.served import ServedModel
 from tests.serving.page.conftest import Page, until
@@ -93,7 +93,7 @@ def test_surprise_and_head_and_lens_and_why_show_the_inspection_s_figures(visit:
 
     page = visit().go(place("layers"))
     lens = looked.logit_lens(1)
-    cells = texts(page, "tbody tr:nth-child(4) td .value")
+    cells = texts(page, "tbody tr[aria-rowindex='5'] td .value")  # the first is the heads of the columns
     assert [number(cell) for cell in cells] == pytest.approx(
         [percent(p) for p in lens.top_probabilities[:, 3, 0].tolist()], rel=6e-3
     )
@@ -190,14 +190,48 @@ def test_what_a_link_from_another_model_asks_for_is_exchanged_and_said(visit: Ca
 
 def test_the_chosen_token_s_row_is_in_sight(visit: Callable) -> None:
     page = visit().go(f"#layers?{urlencode({'text': 'One day a dog ran to the big tree. ' * 4})}")
-    rows = page.locator("tbody tr").count()
+    rows = page.locator("[role=option]").count()
     assert rows > 25
+    assert page.locator("table").get_attribute("aria-rowcount") == str(rows + 1)
+    assert page.locator("tr.now").get_attribute("aria-rowindex") == str(rows + 1)
+    assert page.locator("tbody tr").count() < rows
     inside = """() => { const row = document.querySelector('tr.now').getBoundingClientRect();
         const box = document.querySelector('.box').getBoundingClientRect(); return row.top >= box.top && row.bottom <= box.bottom; }"""
     assert page.evaluate(inside)
     page.get_by_role("option").nth(2).click()
-    until(page, "document.querySelector('tr.now').rowIndex === 3")
+    until(page, "document.querySelector('tr.now')?.getAttribute('aria-rowindex') === '4'")
     until(page, f"({inside})()")
+    # Rows that are scrolled to are there.
+    page.evaluate("document.querySelector('.box').scrollTop = 1e6")
+    until(page, f"document.querySelector('tbody tr:last-child').getAttribute('aria-rowindex') === '{rows + 1}'")
+    last = page.locator("tbody tr:last-child").inner_text().split()[0]
+    assert page.get_by_role("option").last.inner_text().strip() == last.strip("␣")
+
+
+def test_the_map_of_words_is_used_by_keyboard_and_pointer(visit: Callable, served: ServedModel) -> None:
+    page = visit().go("#words?word=+time")
+    view = embedding_map(served.model, served.tokenizer, count=200)
+    field = page.locator("[data-map]")
+    assert f"Map of {len(view.tokens)} frequent words" in (field.get_attribute("aria-label") or "")
+    field.focus()
+    told = page.locator("[data-pointed]")
+    assert told.inner_text() == "time"
+    page.keyboard.press("ArrowRight")
+    until(page, "document.querySelector('[data-pointed]').textContent !== 'time'")
+    word = told.inner_text()
+    assert word in [token.replace("␣", "") for token in view.tokens]
+    places = {token.replace("␣", ""): place[0] for token, place in zip(view.tokens, view.places.tolist(), strict=True)}
+    assert places[word] > places["time"]
+    page.keyboard.press("Enter")
+    until(page, f"document.querySelector('.two h2').textContent.endsWith({json.dumps(word)})")
+    # The dot beside a written name takes a press as well.
+    box = field.bounding_box()
+    name = page.locator("[data-map] text").first
+    beside = name.get_attribute("text-anchor") == "end"
+    x, y = (float(name.get_attribute(side) or 0) for side in ("x", "y"))
+    assert box is not None
+    page.mouse.click(box["x"] + x + (6 if beside else -6), box["y"] + y - 4)
+    until(page, f"document.querySelector('.two h2').textContent.endsWith({json.dumps(name.text_content())})")
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

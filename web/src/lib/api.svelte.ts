@@ -1,5 +1,7 @@
 /** Questions to the server, remembered; in a saved page, answered from what was saved. */
 
+import { untrack } from "svelte";
+
 export interface Question {
   path: string;
   body?: Record<string, unknown>;
@@ -34,8 +36,6 @@ function headers(): Record<string, string> {
   const key = sessionStorage.getItem("key");
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
-
-export const authorised = headers;
 
 export async function send(q: Question, signal?: AbortSignal): Promise<Response> {
   if (saved) throw new Failed("This is a saved page: it shows what was looked at when it was saved, and asks no server.", 0);
@@ -81,24 +81,25 @@ function end(control: AbortController) {
   some = open.size > 0;
 }
 
+/** A question that follows the last one sooner than this is part of a series, in milliseconds. */
+const SERIES = 250;
+
 /**
  * An answer that follows its question. While a new one is on its way the last stays, so that nothing jumps.
- * Call it while a component is set up.
+ * What is known is there from the start. Of a series of questions the first is asked at once, of the others those
+ * that stand for `wait` milliseconds. Call it while a component is set up.
  */
 export function answerTo<T>(question: () => Question | null, wait = 40) {
-  let value = $state.raw<T | null>(null);
+  const knownTo = (q: Question | null) => (q ? (remembered.get(keyOf(q)) as T | undefined) : undefined);
+  let value = $state.raw<T | null>(untrack(() => knownTo(question())) ?? null);
   let error = $state("");
   let busy = $state(false);
+  let changed = -Infinity;
   $effect(() => {
     const q = question();
-    if (!q) {
-      value = null;
-      error = "";
-      return;
-    }
-    const known = remembered.get(keyOf(q)) as T | undefined;
-    if (known !== undefined) {
-      value = known;
+    const known = knownTo(q);
+    if (!q || known !== undefined) {
+      value = known ?? null;
       error = "";
       busy = false;
       return;
@@ -106,6 +107,7 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
     const control = new AbortController();
     busy = true;
     begin(control);
+    const now = performance.now();
     const timer = setTimeout(async () => {
       try {
         value = await get<T>(q, control.signal);
@@ -118,7 +120,8 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
       if (control.signal.aborted) return;
       busy = false;
       end(control);
-    }, wait);
+    }, now - changed < SERIES ? wait : 0);
+    changed = now;
     return () => {
       clearTimeout(timer);
       control.abort();

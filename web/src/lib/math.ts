@@ -13,10 +13,23 @@ export interface Filtered {
   keptEntropy: number;
 }
 
-/** Indices of the logits, largest first; ties by the smaller id. */
+const IDS = 2 ** 21;
+
+/**
+ * Indices of the logits, largest first; ties by the smaller id. Each logit becomes a whole number in the same order, with
+ * its id below it, and numbers are sorted natively: with a function to compare by it takes ten times as long.
+ */
 export function ranked(logits: Float32Array): Uint32Array {
-  const order = Uint32Array.from(logits, (_, i) => i);
-  return order.sort((a, b) => logits[b] - logits[a] || a - b);
+  const bits = new Int32Array(logits.buffer, logits.byteOffset, logits.length);
+  const keys = new Float64Array(logits.length);
+  for (let i = 0; i < keys.length; i++) {
+    const rising = logits[i] === 0 ? 0 : bits[i] < 0 ? -(bits[i] & 0x7fffffff) : bits[i];
+    keys[i] = (0x80000000 - rising) * IDS + i;
+  }
+  keys.sort();
+  const order = new Uint32Array(keys.length);
+  for (let i = 0; i < keys.length; i++) order[i] = keys[i] % IDS;
+  return order;
 }
 
 /** Softmax at a temperature; 0 gives all to the likeliest. */
@@ -67,15 +80,20 @@ export function entropy(p: Float64Array): number {
 }
 
 export function bytes(base64: string): Uint8Array<ArrayBuffer> {
+  const native = Uint8Array as typeof Uint8Array & { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> };
+  if (native.fromBase64) return native.fromBase64(base64);
   const text = atob(base64);
   const out = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) out[i] = text.charCodeAt(i);
   return out;
 }
 
+const LITTLE = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
 /** Little-endian float32, whatever the machine. */
 export function floats(base64: string): Float32Array {
   const raw = bytes(base64);
+  if (LITTLE) return new Float32Array(raw.buffer);
   const view = new DataView(raw.buffer);
   return Float32Array.from({ length: raw.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
 }

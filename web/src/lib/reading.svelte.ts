@@ -82,3 +82,18 @@ export const moment = (step: number) => ({
   atlas: look("api/atlas", {}, step),
   story: look("api/continue", { length: 50, temperature: 0.7, seed: page.seed }, step),
 });
+
+/** The parts that are turned off; of single tokens, those that the text has. */
+export const off = () => (page.off ? page.off.split(",") : []);
+
+/** What the Switchboard asks: the next tokens with all parts and without some, and what follows on other texts. */
+export function switched() {
+  const asked = off().filter((part) => !part.startsWith("token.") || Number(part.slice(6)) < reading.length).sort();
+  const k = 200;
+  return {
+    asked,
+    plain: look("odds", { k }),
+    without: look("odds", { k, off: asked, how: page.how }),
+    effect: look("effect", { off: asked, how: page.how }),
+  };
+}
