@@ -38,27 +38,48 @@ def memory(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
+def request_of(number: int) -> bytes:
+    """A request as it goes over the wire."""
+    body = json.dumps(fields(number, "") | {"model": None}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def annoy(number: int, writer: asyncio.StreamWriter) -> None:
+    """What one unkind client does with a connection; whoever calls this cuts it off afterwards."""
+    whole = request_of(number)
+    kind = number % 5
+    if kind == 0:
+        writer.write(os.urandom(500))
+    elif kind in (1, 2):  # the whole request, or only the beginning of its body
+        writer.write(whole if kind == 1 else whole[:-40])
+    elif kind == 3:  # a byte now and then, until the server has had enough
+        for i in range(len(whole)):
+            writer.write(whole[i : i + 1])
+            await writer.drain()
+            await asyncio.sleep(0.2)
+    else:  # an answer that nobody reads
+        writer.transport.pause_reading()  # pyright: ignore[reportAttributeAccessIssue]
+        writer.write(whole)
+        await asyncio.sleep(10)
+    await asyncio.sleep(0.3)
+
+
 @asynccontextmanager
 async def unkind(port: int) -> AsyncIterator[None]:
-    """Clients that vanish, read nothing, send garbage or nothing at all, two hundred of the last."""
+    """Fifteen clients that send garbage, vanish, send slowly or do not read, and two hundred that say nothing."""
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
 
-    async def annoy(number: int) -> None:
+    async def again_and_again(number: int) -> None:
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
-                if number % 3 == 0:
-                    writer.write(os.urandom(500))
-                else:
-                    body = json.dumps(fields(number, "") | {"model": None}).encode()
-                    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-                    writer.write(head.encode() + (body if number % 3 == 1 else body[:10]))
-                await asyncio.sleep(0.3)
+                await annoy(number, writer)
                 writer.transport.abort()
             except OSError:
                 await asyncio.sleep(0.3)
 
-    tasks = [asyncio.create_task(annoy(number)) for number in range(9)]
+    tasks = [asyncio.create_task(again_and_again(number)) for number in range(15)]
     try:
         yield
     finally:

@@ -29,12 +29,13 @@ from gpt2.inspection.result import Check, Result
 from gpt2.inspection.run import Run, run
 from gpt2.inspection.surprise import Surprise, surprise
 from gpt2.inspection.timeline import Timeline, timeline
+from gpt2.inspection.whole import Whole
 
 __all__ = [
     "AblationGrid", "Attention", "AttentionAtlas", "Attribution", "Cache", "Check", "Checks", "Dependency", "Effect",
     "EmbeddingMap", "HeadKinds", "HeadSteps", "Induction", "Intervention", "LogitLens", "Neighbours", "Odds",
     "ParameterLedger", "PatchGrid", "PositionSimilarity", "Repeats", "ResidualNorms", "Result", "Run", "Surprise",
-    "Timeline", "ablate", "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "effect",
+    "Timeline", "Whole", "ablate", "ablation_grid", "all_names", "attribution", "checks_of", "dependency", "effect",
     "embedding_map", "forward", "head_kinds", "induction", "logit_lens", "long_name", "neighbours", "odds",
     "parameter_ledger", "patch", "patch_grid", "position_similarity", "repeats", "residual_norms", "run", "steer",
     "surprise", "swap", "timeline",

@@ -90,14 +90,17 @@ const SERIES = 250;
  * that stand for `wait` milliseconds. Call it while a component is set up.
  */
 export function answerTo<T>(question: () => Question | null, wait = 40) {
-  const knownTo = (q: Question | null) => (q ? (remembered.get(keyOf(q)) as T | undefined) : undefined);
-  let value = $state.raw<T | null>(untrack(() => knownTo(question())) ?? null);
+  const key = $derived.by(() => {
+    const q = question();
+    return q && keyOf(q);
+  });
+  let value = $state.raw<T | null>(untrack(() => remembered.get(key ?? "") as T | undefined) ?? null);
   let error = $state("");
   let busy = $state(false);
   let changed = -Infinity;
   $effect(() => {
-    const q = question();
-    const known = knownTo(q);
+    const known = remembered.get(key ?? "") as T | undefined;
+    const q = key ? untrack(question) : null;
     if (!q || known !== undefined) {
       value = known ?? null;
       error = "";
@@ -107,8 +110,7 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
     const control = new AbortController();
     busy = true;
     begin(control);
-    const now = performance.now();
-    const timer = setTimeout(async () => {
+    async function ask(q: Question) {
       try {
         value = await get<T>(q, control.signal);
         error = "";
@@ -120,7 +122,11 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
       if (control.signal.aborted) return;
       busy = false;
       end(control);
-    }, now - changed < SERIES ? wait : 0);
+    }
+    const now = performance.now();
+    let timer = 0;
+    if (now - changed < SERIES) timer = window.setTimeout(ask, wait, q);
+    else void ask(q);
     changed = now;
     return () => {
       clearTimeout(timer);

@@ -12,8 +12,9 @@ let found = $state.raw<{ value: Tokens | null; error: string } | null>(null);
 /** Called once, by the page itself. */
 export function startReading() {
   const served = answerTo<About>(() => ({ path: "api/model" }), 0);
+  // The text is asked about beside the model, not after it; where only a run is watched, which opens Live, there is none.
   const tokens = answerTo<Tokens>(
-    () => (about?.mode === "model" ? { path: "api/tokens", body: { text: whole() } } : null),
+    () => (about?.mode === "model" || (!about && page.view !== "live") ? { path: "api/tokens", body: { text: whole() } } : null),
     60,
   );
   $effect(() => {
@@ -62,7 +63,7 @@ export const reading = {
     return page.position < 0 ? this.length - 1 : Math.min(page.position, this.length - 1);
   },
   get ready(): boolean {
-    return found?.value != null;
+    return about?.mode === "model" && found?.value != null;
   },
 };
 
