@@ -86,7 +86,8 @@ def test_interventions_act_in_order(model: GPT2, tokenizer: Tokenizer) -> None:
     value = torch.ones(32)
     done = run(model, tokenizer, TEXT, do=[ablate(mlp=0), steer(("mlp_out", 0), value)])
     assert torch.equal(done["mlp_out", 0], torch.ones_like(done["mlp_out", 0]))
-    assert [text.split(" ")[0] for text in done.meta["interventions"]] == ["blocks.0.hook_mlp_out"] * 2
+    assert all(text.startswith("MLP 0 ") for text in done.meta["interventions"])
+    assert len(done.meta["interventions"]) == 2
 
 
 def test_refusals(model: GPT2, tokenizer: Tokenizer, looked: Run) -> None:
@@ -103,3 +104,17 @@ def test_refusals(model: GPT2, tokenizer: Tokenizer, looked: Run) -> None:
         run(model, tokenizer, OTHER * 2, do=patch(looked, ("resid_post", 0)))
     with pytest.raises(ConfigError, match="relation between tokens"):
         run(model, tokenizer, TEXT, do=ablate("blocks.0.attn.hook_pattern", how="mean"))
+
+
+def test_parts_are_called_what_pictures_call_them() -> None:
+    parts = [
+        ablate(head=(1, 2)),
+        ablate(mlp=0),
+        ablate(attn=3, position=4),
+        ablate(("resid_pre", 1)),
+        ablate(neuron=(0, 7)),
+    ]
+    assert [part.description for part in parts] == [
+        "head 1.2 ablated (zero)", "MLP 0 ablated (zero)", "attention 3 at position 4 ablated (zero)",
+        "blocks.1.hook_resid_pre ablated (zero)", "blocks.0.mlp.hook_post, neuron 7 ablated (zero)",
+    ]  # fmt: skip

@@ -16,6 +16,9 @@ from gpt2.inspection.weights import require_head
 from gpt2.model import GPT2
 from gpt2.tokenizer import Tokenizer
 
+_WHOLE = {"hook_attn_out": "attention", "hook_mlp_out": "MLP"}
+"""Values that are a part of the model, by the name that pictures give it."""
+
 if TYPE_CHECKING:
     from gpt2.inspection.run import Run
 
@@ -191,5 +194,11 @@ def _site(
 
 
 def _words(site: Site) -> str:
+    at = "" if site.position is None else f" at position {site.position}"
+    layer, _, inner = site.name.removeprefix("blocks.").partition(".")
+    if inner == "attn.hook_z" and site.part is not None:
+        return f"head {layer}.{site.part}{at}"
+    if site.part is None and inner in _WHOLE:
+        return f"{_WHOLE[inner]} {layer}{at}"
     part = "" if site.part is None else f", {'neuron' if 'mlp' in site.name else 'head'} {site.part}"
-    return f"{site.name}{part}" + ("" if site.position is None else f" at position {site.position}")
+    return f"{site.name}{part}{at}"

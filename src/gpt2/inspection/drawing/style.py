@@ -80,8 +80,8 @@ DARK = Theme(
     lines=("#6db3f2", "#f0a35e", "#7fcf9b", "#d59be3", "#a3b0bc", "#f28b9b"),
 )  # fmt: skip
 PRINT = Theme(
-    "print", paper="#ffffff", ink="#000000", muted="#333333", grid="#999999", hidden="#eeeeee",
-    accent="#000000", second="#777777",
+    "print", paper="#ffffff", ink="#000000", muted="#6b6b6b", grid="#999999", hidden="#eeeeee",
+    accent="#124680", second="#cf7a22",  # what is said of them names these colours; in grey they are dark and middle
     sequential=("#ffffff", "#d9d9d9", "#a8a8a8", "#757575", "#454545", "#000000"),
     negative=("#fbdcb8", "#f0ab63", "#cf7a22", "#8f4a06", "#572a00"),
     positive=("#d5e4f3", "#9cc0e3", "#5b96cc", "#2a6bac", "#124680"),
