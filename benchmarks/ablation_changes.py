@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gpt2.training.adamw import AdamW
 from gpt2.training.muon import Muon, Tensors
-from gpt2.training.optimizers import Together
+from gpt2.training.optimizers import Together, build_optimizer, parameter_groups
 
 TOKENS = 1_048_576
 """That each run trains on."""
@@ -19,13 +20,16 @@ UNIT = 2048
 class NorMuon(Muon):
     """Each output's direction divided by its running size, the matrix's own size kept (Li et al., 2025)."""
 
-    second: dict[tuple[str, int], Tensor]
     beta = 0.95
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.second: dict[tuple[str, int], Tensor] = {}
+        self.steps_done = 0
 
     def _directions(self, updates: Tensors) -> Tensors:
         directions = super()._directions(updates)
-        self.second = getattr(self, "second", {})
-        self.steps_done = getattr(self, "steps_done", 0) + 1
+        self.steps_done += 1
         for name, direction in directions.items():
             for number, part in enumerate(direction.chunk(self._parts[name], dim=1)):
                 square = part.square().mean(dim=0, keepdim=True)
@@ -54,13 +58,11 @@ class Recipe:
     muon: type[Muon] = Muon
     lr: float = 0.02
     embeddings: float = 0.5
-    vectors: float = 0.5
     weight_decay: float = 0.1
     embedding_decay: float = 0.1
     momentum: float = 0.95
     iterations: int = 5
     apart: bool = True
-    betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = 0.01
     decay: str = "linear"
     hold: float = 0.5
@@ -73,21 +75,17 @@ class Recipe:
 
     def optimizer(self, parameters: Mapping[str, Tensor]) -> Together:
         """For a GPT-2's parameters."""
-        vectors = {name: p for name, p in parameters.items() if p.ndim < 2}
-        tables = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." not in name}
-        hidden = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." in name}
         if self.adamw:
-            return Together({
-                "matrices": AdamW({**tables, **hidden}, self.adamw, weight_decay=self.weight_decay),
-                "vectors": AdamW(vectors, self.adamw),
-            })  # fmt: skip
+            return build_optimizer(parameters, "adamw", self.adamw, self.weight_decay)
+        hidden, tables, vectors = parameter_groups(parameters)
+        betas = (0.9, 0.95)
         splits = {"c_attn.weight": 3} if self.apart else {}
         return Together({
             "hidden": self.muon(
                 hidden, self.lr, self.momentum, self.weight_decay, self.iterations, splits, torch.float32
             ),
-            "tables": AdamW(tables, self.lr * self.embeddings, self.betas, 1e-10, self.embedding_decay),
-            "vectors": AdamW(vectors, self.lr * self.vectors, self.betas, 1e-10),
+            "tables": AdamW(tables, self.lr * self.embeddings, betas, 1e-10, self.embedding_decay),
+            "vectors": AdamW(vectors, self.lr * 0.5, betas, 1e-10),
         })  # fmt: skip
 
 

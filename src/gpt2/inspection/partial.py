@@ -10,9 +10,8 @@ from gpt2.model.ops import Tap, scope
 def from_layer(model: GPT2, layer: int, stream: Tensor, tap: Tap | None = None) -> Tensor:
     """Stream before a layer (B, T, D), or after the last one, to the normalised end (B, T, D)."""
     with model.evaluating():
-        for i, block in enumerate(model.transformer.h):
-            if i >= layer:
-                stream = block(stream, tap=scope(tap, f"blocks.{i}"))
+        for i, block in enumerate(list(model.transformer.h)[layer:], layer):
+            stream = block(stream, tap=scope(tap, f"blocks.{i}"))
         return model.transformer.ln_f(stream, scope(tap, "ln_final"))
 
 

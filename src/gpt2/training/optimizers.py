@@ -88,10 +88,7 @@ def build_optimizer(
         weight_decay: of the matrices and the embeddings.
         **of_muon: `dtype` of `Muon`, and what several processes need besides: its `shapes` and `deal`.
     """
-    parameters = dict(model if isinstance(model, Mapping) else model.named_parameters())
-    vectors = {name: p for name, p in parameters.items() if p.ndim < 2}
-    tables = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." not in name}
-    hidden = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." in name}
+    hidden, tables, vectors = parameter_groups(model if isinstance(model, Mapping) else dict(model.named_parameters()))
     if name == "adamw":
         return Together({
             "matrices": AdamW({**tables, **hidden}, lr, weight_decay=weight_decay),
@@ -103,6 +100,13 @@ def build_optimizer(
         "tables": AdamW(tables, lr * _EMBEDDING_SHARE, betas, eps, weight_decay),
         "vectors": AdamW(vectors, lr * _VECTOR_SHARE, betas, eps),
     })  # fmt: skip
+
+
+def parameter_groups(parameters: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+    """(matrices inside the blocks, embeddings, norms and biases) of a GPT-2, by name."""
+    hidden = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." in name}
+    tables = {name: p for name, p in parameters.items() if p.ndim == 2 and ".h." not in name}
+    return hidden, tables, {name: p for name, p in parameters.items() if p.ndim < 2}
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
