@@ -107,9 +107,12 @@ CHANGES = {
         unit=UNIT // 2, units=lambda progress: 1 if progress < 1 / 3 else 2 if progress < 2 / 3 else 4
     ),
     "rates 1.5 times as high": Recipe(lr=0.03),
+    "rates twice as high": Recipe(lr=0.04),
     "rates half as high": Recipe(lr=0.01),
     "embeddings' rate half as high": Recipe(embeddings=0.25),
     "embeddings' rate twice as high": Recipe(embeddings=1.0),
+    "embeddings' rate four times as high": Recipe(embeddings=2.0),
+    "matrices' rate 1.5 times as high, embeddings' as before": Recipe(lr=0.03, embeddings=1 / 3),
     "no weight decay": Recipe(weight_decay=0.0, embedding_decay=0.0),
     "embeddings do not decay": Recipe(embedding_decay=0.0),
     "query, key and value orthogonalised as one matrix": Recipe(apart=False),

@@ -1,6 +1,7 @@
 """The machine: which device, which number type, how fast. Decided by looking and measuring, not by tables."""
 
 import ctypes
+import functools
 import os
 import statistics
 import sys
@@ -66,10 +67,10 @@ def examine(device: str = "auto", dtype: str = "auto", threads: int | None = Non
         keep_freed_memory()
         reasons += [_set_threads(threads), _operations()]
     if dtype != "auto":
-        flops = matmul_speed(chosen, _DTYPES[dtype])
+        flops = _peak(chosen, _DTYPES[dtype], torch.get_num_threads())
         reasons.append(f"{dtype}: asked for")
         return Machine(chosen, _DTYPES[dtype], torch.get_num_threads(), flops, reasons)
-    full, half = (matmul_speed(chosen, kind) for kind in (torch.float32, torch.bfloat16))
+    full, half = (_peak(chosen, kind, torch.get_num_threads()) for kind in (torch.float32, torch.bfloat16))
     pays = half >= 1.25 * full
     speeds = {"bfloat16": _rounded(half / 1e9), "float32": _rounded(full / 1e9)}
     first, second = ("bfloat16", "float32") if pays else ("float32", "bfloat16")
@@ -165,6 +166,13 @@ def matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.12
     except (RuntimeError, TypeError):
         return 0.0
     return 2 * a.numel() * size / best
+
+
+@functools.cache
+def _peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """`matmul_speed`, measured once in a process: one that trains many models does not wait for each."""
+    del threads  # PyTorch's own number, which the speed depends on
+    return matmul_speed(device, dtype)
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -8,13 +8,14 @@ import time
 import pytest
 
 from gpt2.errors import GPT2Error, TokenizerError
-from gpt2.tokenizer import Tokenizer, parallel
+from gpt2.tokenizer import Tokenizer, bulk, parallel
 
 
 @pytest.fixture(autouse=True)
-def without_gigatoken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs no other processes."""
+def workers_after_the_first_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gigatoken needs no other processes, and a small text none either."""
     monkeypatch.setenv("GPT2_FAST", "0")
+    monkeypatch.setattr(bulk, "_WORTH_PROVING", 0)
 
 
 @pytest.fixture
@@ -40,13 +41,26 @@ def test_reads_only_a_bounded_stretch_ahead(tokenizer: Tokenizer, monkeypatch: p
     texts = (taken.append(n) or f"text number {n:089d}" for n in range(1000))
     stream = parallel.encode_stream(tokenizer, texts, 2)
     next(stream)
-    assert len(taken) <= 6
+    next(stream)  # by a worker
+    assert len(taken) <= 7
     stream.close()
 
 
 def test_errors_of_a_worker_are_raised_here(tokenizer: Tokenizer):
     with pytest.raises(TokenizerError, match="lone surrogate"):
         list(parallel.encode_stream(tokenizer, ["fine", "\udc00"], 2))
+
+
+def test_a_small_text_starts_no_worker(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bulk, "_WORTH_PROVING", 20)
+    started = []
+    start = parallel._start_worker
+    monkeypatch.setattr(parallel, "_start_worker", lambda: started.append(start()) or started[-1])
+    assert len(list(parallel.encode_stream(tokenizer, ["ten letters"], 2))) == 1
+    assert not started
+    results = list(parallel.encode_stream(tokenizer, ["ten letters"] * 9, 2))
+    assert len(started) == 2
+    assert {result.ids for result in results} == {results[0].ids}
 
 
 def test_errors_of_the_text_source_come_through_and_no_worker_is_left(tokenizer: Tokenizer):
@@ -77,6 +91,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(tokenizer: Tokenizer, monkeypatc
     monkeypatch.setattr(parallel, "_start_worker", lambda: started.append(start()) or started[-1])
     stream = parallel.encode_stream(tokenizer, (f"some text {n}" for n in range(10_000)), 2)
     next(stream)
+    next(stream)  # by a worker
     os.kill(started[0].pid, signal.SIGKILL)
     with pytest.raises(GPT2Error, match="tokenising process died"):
         list(stream)
@@ -86,7 +101,8 @@ def test_a_killed_worker_is_an_error_not_a_hang(tokenizer: Tokenizer, monkeypatc
 def test_workers_end_when_the_parent_is_killed():
     code = """
 import itertools, time
-from gpt2.tokenizer import Tokenizer, parallel
+from gpt2.tokenizer import Tokenizer, bulk, parallel
+bulk._WORTH_PROVING = 0
 parallel.BATCH_CHARACTERS = 10
 start = parallel._start_worker
 def noisy():
@@ -123,8 +139,9 @@ def alive(pid: int) -> bool:
 def test_a_script_without_main_guard_works(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from gpt2.tokenizer import Tokenizer, parallel\n"
+        "from gpt2.tokenizer import Tokenizer, bulk, parallel\n"
         "print('once')\n"
+        "bulk._WORTH_PROVING = 0\n"
         "t = Tokenizer.train(['ab'], 257)\n"
         "print(len(list(parallel.encode_stream(t, ['a', 'b'], 2))))\n"
     )

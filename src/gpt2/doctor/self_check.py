@@ -4,6 +4,7 @@ Devices have computed wrongly without a word (Apple GPUs repeatedly: non-contigu
 strides), and a training then learns less, or nothing, for no visible reason.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def self_check(device: torch.device | str, dtype: torch.dtype, kernels: str | Ke
     device = torch.device(device)
     name = kernels if isinstance(kernels, str) else kernels.name
     limits = _LIMITS[dtype]
-    true_loss, truth = _pass(torch.device("cpu"), torch.float32, "reference")
+    true_loss, truth = _truth()
     try:
         loss, gradients = _pass(device, dtype, kernels)
     except (RuntimeError, NotImplementedError, TypeError) as error:
@@ -78,6 +79,12 @@ def self_check(device: torch.device | str, dtype: torch.dtype, kernels: str | Ke
     worst = max(errors, key=lambda key: math.inf if math.isnan(errors[key]) else errors[key])
     loss_error = abs(loss - true_loss) / true_loss
     return Check(str(device), _name(dtype), name, loss_error, errors[worst], worst, limits)
+
+
+@functools.cache
+def _truth() -> tuple[float, dict[str, Tensor]]:
+    """What every device is compared with."""
+    return _pass(torch.device("cpu"), torch.float32, "reference")
 
 
 def _pass(device: torch.device, dtype: torch.dtype, kernels: str | Kernels) -> tuple[float, dict[str, Tensor]]:

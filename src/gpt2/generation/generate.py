@@ -43,7 +43,6 @@ def stream_ids(
 
     Args:
         model: a language model with `config`, `evaluating`, `new_cache`, `decoder`, `forward(ids, cache=)`: a `GPT2`.
-            While it is in training mode every step is a forward pass, for nothing may delay the training.
         prompts: ids of each row, 1 to `context_length` of them.
         max_new_tokens: most new ids per row, 0 or more.
         sampling: how tokens are chosen.
@@ -61,7 +60,7 @@ def stream_ids(
     base = int(torch.randint(2**31, ())) if seed is None else seed
     draws = [_draws((base + row) % 2**63) for row in range(len(prompts))]
     history = [list(prompt) for prompt in prompts]
-    fast = max_new_tokens >= _LONG and not model.training
+    fast = max_new_tokens >= _LONG
     window = _Window(model, history, use_cache, fast)
     choose = chooser(sampling, fast, window.device)
     active = list(range(len(prompts)))

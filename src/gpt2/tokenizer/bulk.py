@@ -12,7 +12,8 @@ import re
 import sys
 import unicodedata
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from gpt2.documents import MAX_RUN, cut_pieces
 from gpt2.errors import TokenizerError
@@ -26,6 +27,7 @@ _MAX_WORDS = 1 << 17  # about 25 MB; a text with more distinct words starts anew
 _PIECE_CHARACTERS = 1 << 15
 _CHECK_EVERY = 1000  # texts: one in so many is encoded both ways
 _MAX_WORD = 64  # characters; longer ones do not come back
+_WORTH_PROVING = 1 << 20  # characters; for fewer, proving gigatoken's ids equal takes longer than it saves
 # Latin, Greek, Cyrillic, and the punctuation of typeset English.
 _COVERED = [*range(0x530), *range(0x2010, 0x2028), *range(0x2030, 0x205F), 0x20AC, 0x2122]
 
@@ -42,12 +44,21 @@ class BulkEncoder:
         self.itemsize = id_bytes(tokenizer.vocab_size)
         """Bytes of one id, little-endian and unsigned: 2, or 4 where the vocabulary needs it."""
         self._words = _Words(self._encode_whole)
-        self._fast, self._count = gigatoken_encoder(tokenizer), 0
+        self._count = self._characters = 0
+
+    @property
+    def has_much(self) -> bool:
+        """Whether so much text came that what takes a while to begin is worth it."""
+        return self._characters > _WORTH_PROVING
 
     @property
     def is_fast(self) -> bool:
-        """Whether gigatoken does the work: other processes would not help."""
+        """Whether gigatoken does the work from now on: other processes would not help."""
         return self._fast is not None
+
+    @functools.cached_property
+    def _fast(self) -> Callable[[str], Any] | None:
+        return gigatoken_encoder(self._tokenizer)
 
     def encode(self, text: str) -> bytes:
         """The ids of `text`, special strings being plain text; `len(result) // itemsize` of them.
@@ -55,7 +66,9 @@ class BulkEncoder:
         Raises:
             TokenizerError: a lone surrogate; the message says where.
         """
-        if self._fast is not None and len(text) <= MAX_RUN:
+        self._characters += len(text)
+        may_be_fast = self.has_much or "_fast" in self.__dict__
+        if may_be_fast and self._fast is not None and len(text) <= MAX_RUN:
             return self._encode_fast(text)
         # Small pieces: a list of a megabyte's words is large, and one rare character in it would send
         # all of it down the slow road.

@@ -46,12 +46,19 @@ def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], workers: int) -> G
     Args:
         tokenizer: whose ids to give.
         texts: read as needed, a few megabytes ahead of the results.
-        workers: processes; 1 encodes in this one, and so does gigatoken, which is faster than the pipes.
+        workers: processes, for all but the first million characters; 1 encodes in this one, and so does gigatoken,
+            which is faster than the pipes.
 
     Raises:
         GPT2Error: a worker died, most likely for want of memory.
     """
-    bulk = tokenizer.bulk_encoder
+    bulk, texts = tokenizer.bulk_encoder, iter(texts)
+    for text in texts:
+        yield _encode(bulk, text)
+        if bulk.has_much:
+            break
+    else:
+        return
     if workers <= 1 or not sys.executable or bulk.is_fast:
         for text in texts:
             yield _encode(bulk, text)

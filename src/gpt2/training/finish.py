@@ -17,6 +17,7 @@ from gpt2.generation.sampling import Sampling
 from gpt2.generation.text import generate_text
 from gpt2.manifest import write_manifest
 from gpt2.model import GPT2
+from gpt2.model.ops.decode import forget_packed
 from gpt2.model.pretrained import load_weights
 from gpt2.model.weight_files import read_weights
 from gpt2.report import draw_loss, record, text_curve, write_card, write_report
@@ -58,6 +59,7 @@ def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, seed: int, max_n
     """A sample of the model's text, prompt included."""
     limit = max(1, min(max_new_tokens, model.config.context_length))
     (result,) = generate_text(model, tokenizer, [prompt], max_new_tokens=limit, sampling=_SAMPLING, seed=seed)
+    forget_packed(model)  # the next training step makes them stale
     return prompt + result.text
 
 

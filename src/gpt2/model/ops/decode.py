@@ -71,3 +71,8 @@ def packed_weights(model: Any) -> PackedWeights:
     if known is None or known[0] != state:
         known = _packed[model] = (state, PackedWeights(model, dtype))
     return known[1]
+
+
+def forget_packed(model: Any) -> None:
+    """Give back the memory of the packed weights: for a model that is about to change."""
+    _packed.pop(model, None)
