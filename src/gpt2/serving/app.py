@@ -43,7 +43,7 @@ def create_app(served: ServedModel, settings: ServeSettings) -> FastAPI:
         model_routes.router(asker),
         reference.router(app),
         inspect_routes.router(served, engine),
-        page.router(),
+        page.router(about=None if settings.api_key else lambda: inspect_routes.about(served)),
     ):
         app.include_router(routes)
     return app

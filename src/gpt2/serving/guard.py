@@ -36,6 +36,7 @@ class Guard:
         self._key = _digest(settings.api_key) if settings.api_key is not None else None
         self._hosts = {"localhost", settings.host.lower(), *(name.lower() for name in settings.allowed_host)}
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origin}
+        self._process = secrets.token_hex(8).encode()  # another one may serve another model under the same address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -46,6 +47,7 @@ class Guard:
         origin = headers.get(b"origin")
         extra = [
             (b"x-request-id", secrets.token_hex(8).encode()),
+            (b"x-process", self._process),
             (b"x-content-type-options", b"nosniff"),
             *self._cross_origin(origin),
         ]

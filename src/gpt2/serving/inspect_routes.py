@@ -17,7 +17,7 @@ from gpt2.inspection.result import Result
 from gpt2.inspection.tokens import token_texts
 from gpt2.serving.engine import Engine
 from gpt2.serving.history import history
-from gpt2.serving.looking import Ask, Looker, packed, tiles
+from gpt2.serving.looking import Ask, Looker, packed, snapshots_of, tiles
 from gpt2.serving.served import ServedModel
 
 _WAITING = 16
@@ -100,7 +100,7 @@ def router(served: ServedModel, engine: Engine) -> APIRouter:
     @routes.get("/model")
     async def model() -> Response:
         """What is served: name, shape, limits, snapshots."""
-        return await answer(lambda: _about(looker))
+        return await answer(lambda: about(served))
 
     @routes.get("/history")
     async def record() -> Response:
@@ -146,9 +146,9 @@ def _error(status: int, message: str) -> Response:
     return _json({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}, status)
 
 
-def _about(looker: Looker) -> dict[str, Any]:
-    served, config = looker.served, looker.served.model.config
-    folder = served.folder
+def about(served: ServedModel) -> dict[str, Any]:
+    """What is served: name, shape, limits, snapshots."""
+    config, folder = served.model.config, served.folder
     return {
         "mode": "model",
         "name": served.name,
@@ -161,7 +161,7 @@ def _about(looker: Looker) -> dict[str, Any]:
         "vocabulary": served.tokenizer.vocab_size,
         "device": str(served.device),
         "run": folder is not None and RunFolder(folder).metrics.is_file(),
-        "snapshots": [{"step": item.step, "tokens": item.tokens} for item in looker.snapshots],
+        "snapshots": [{"step": item.step, "tokens": item.tokens} for item in snapshots_of(served)],
         "examples": list(_EXAMPLES),
     }
 

@@ -52,6 +52,11 @@ class Ask(BaseModel):
     how: Literal["zero", "mean"] = "zero"
 
 
+def snapshots_of(served: ServedModel) -> list[Snapshot]:
+    """Of the run, oldest first; looked up anew, for a run may go on."""
+    return list_snapshots(RunFolder(served.folder).snapshots) if served.folder else []
+
+
 class Looker:
     """Answers questions; one at a time.
 
@@ -67,13 +72,6 @@ class Looker:
         self._texts: list[str] | None = None
         self._whole: tuple[int | None, Whole] | None = None
 
-    @property
-    def snapshots(self) -> list[Snapshot]:
-        """Of the run, oldest first; looked up anew, for a run may go on."""
-        if self.served.folder is None:
-            return []
-        return list_snapshots(RunFolder(self.served.folder).snapshots)
-
     def model(self, step: int | None) -> GPT2:
         """The served model, or a copy of it with the weights of a snapshot.
 
@@ -84,7 +82,7 @@ class Looker:
         if step is None:
             return self.served.model
         if step not in self._models:
-            found = next((snapshot for snapshot in self.snapshots if snapshot.step == step), None)
+            found = next((snapshot for snapshot in snapshots_of(self.served) if snapshot.step == step), None)
             if found is None:
                 raise ConfigError(f"the run has no snapshot of step {step:,}")
             model = copy.deepcopy(self.served.model)

@@ -2,9 +2,12 @@
 
 import gzip
 import hashlib
+import json
 import mimetypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -54,15 +57,24 @@ class Asset:
     @classmethod
     def read(cls, path: Path, root: Path) -> "Asset":
         """Read a file below `root`."""
-        content = path.read_bytes()
         kind = {".js": "text/javascript", ".svg": "image/svg+xml"}.get(path.suffix) or (
             mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         )
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
+        return cls.of(path.read_bytes(), kind, path.parent == root / "assets")
+
+    @classmethod
+    def of(cls, content: bytes, kind: str, lasting: bool = False) -> "Asset":
+        """Pack and name a content."""
         packed = gzip.compress(content, 9, mtime=0) if kind.startswith(_TEXT) else None
         packed = packed if packed is not None and len(packed) < len(content) else None
-        tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
-        return cls(content, packed, kind, tag, path.parent == root / "assets")
+        return cls(content, packed, kind, f'"{hashlib.sha256(content).hexdigest()[:20]}"', lasting)
+
+    def telling(self, about: dict[str, Any]) -> "Asset":
+        """The page with what the server says of itself, so that it need not ask before it asks anything else."""
+        told = json.dumps(about).replace("<", "\\u003c")
+        block = f'<script type="application/json" id="about">{told}</script>\n  </head>'
+        return Asset.of(self.content.replace(b"</head>", block.encode(), 1), self.kind)
 
     def answer(self, request: Request) -> Response:
         """The file, packed if the browser takes that; 304 if it has it already."""
@@ -80,8 +92,12 @@ class Asset:
         return Response(body, headers=headers, media_type=self.kind)
 
 
-def router(static: Path = STATIC) -> APIRouter:
+def router(static: Path = STATIC, about: Callable[[], dict[str, Any]] | None = None) -> APIRouter:
     """Routes of the page's files.
+
+    Args:
+        static: where they are.
+        about: what /api/model says, for the page to bring along; None: who opens the page may not know it yet.
 
     Raises:
         GPT2Error: the page was not built into the package.
@@ -97,7 +113,8 @@ def router(static: Path = STATIC) -> APIRouter:
 
     @routes.get("/")
     async def index(request: Request) -> Response:
-        return files["index.html"].answer(request)
+        page = files["index.html"]
+        return (page.telling(about()) if about else page).answer(request)
 
     @routes.get("/assets/{name}")
     async def asset(name: str, request: Request) -> Response:

@@ -68,16 +68,19 @@ def app_of(folder: Path) -> Any:
     def answer(content: Any) -> Response:
         return Response(json.dumps(content), media_type="application/json", headers={"Cache-Control": "no-store"})
 
+    def about() -> dict[str, Any]:
+        here = {"mode": "watch", "name": folder.resolve().name, "source": str(folder), "run": True}
+        return {**here, "snapshots": [], "examples": []}
+
     @app.get("/api/model")
     async def model() -> Response:
-        about = {"mode": "watch", "name": folder.resolve().name, "source": str(folder), "run": True}
-        return answer({**about, "snapshots": [], "examples": []})
+        return answer(about())
 
     @app.get("/api/history")
     async def record() -> Response:
         return answer(await asyncio.to_thread(history, folder))
 
-    app.include_router(page.router())
+    app.include_router(page.router(about=about))
     return app
 
 

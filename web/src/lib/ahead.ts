@@ -15,7 +15,7 @@ export const known = (list: (Question | null)[]) => list.filter((q): q is Questi
 
 /** What each view asks about the text as it stands. */
 export function views(): Question[] {
-  const position = reading.position;
+  const position = reading.asked;
   const { layer, head, unit, word } = page;
   const { odds, surprise, atlas, story } = moment(page.step);
   const { plain, without, effect } = switched();

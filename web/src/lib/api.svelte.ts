@@ -16,7 +16,9 @@ const element = document.getElementById("saved");
 /** Present in a page that was saved as one file. */
 export const saved: Saved | null = element ? JSON.parse(element.textContent!) : null;
 
-const remembered = new Map<string, unknown>(Object.entries(saved?.answers ?? {}));
+/** What the server says of itself comes with the page, but for one that wants a key. */
+const about = document.getElementById("about")?.textContent;
+const remembered = new Map<string, unknown>(Object.entries(saved?.answers ?? (about ? { "api/model": JSON.parse(about) } : {})));
 const MOST = 240;
 
 export const keyOf = (q: Question) => (q.body ? `${q.path} ${JSON.stringify(q.body)}` : q.path);
@@ -30,6 +32,10 @@ export class Failed extends Error {
   ) {
     super(message);
   }
+  /** It may be there again in a moment: no server, one that ends, one behind a proxy. */
+  get passing() {
+    return this.status === 0 || this.status >= 502;
+  }
 }
 
 function headers(): Record<string, string> {
@@ -38,7 +44,7 @@ function headers(): Record<string, string> {
 }
 
 export async function send(q: Question, signal?: AbortSignal): Promise<Response> {
-  if (saved) throw new Failed("This is a saved page: it shows what was looked at when it was saved, and asks no server.", 0);
+  if (saved) throw new Failed("This is a saved page: it shows what was looked at when it was saved, and asks no server.", 404);
   let response: Response;
   try {
     response = await fetch(q.path, {
@@ -49,13 +55,55 @@ export async function send(q: Question, signal?: AbortSignal): Promise<Response>
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Failed("The server does not answer. Is gpt2 serve still running?", 0);
+    throw away(new Failed("The server does not answer. Is gpt2 serve still running?", 0));
   }
+  recognise(response.headers.get("X-Process"));
   if (!response.ok) {
     const content = await response.json().catch(() => null);
-    throw new Failed(content?.error?.message ?? `The server answers with status ${response.status}.`, response.status);
+    const failed = new Failed(content?.error?.message ?? `The server answers with status ${response.status}.`, response.status);
+    throw failed.passing ? away(failed) : failed;
   }
   return response;
+}
+
+/** How often a server that is away is looked for, in milliseconds. */
+const AGAIN = 1000;
+
+let absent = $state("");
+/** Goes up when all that is not known has to be asked anew. */
+let round = $state(0);
+let process: string | null = null;
+
+/** What to tell of a server that is away; nothing while it answers. */
+export const missing = () => absent;
+
+/** The server is away: it is looked for until it is back, and what was asked meanwhile is asked then. */
+export function away(why: Failed): Failed {
+  if (!absent) setTimeout(find, AGAIN);
+  absent = why.message;
+  return why;
+}
+async function find() {
+  try {
+    await send({ path: "api/model" });
+  } catch (error) {
+    if (error instanceof Failed && error.passing) {
+      setTimeout(find, document.hidden ? 5 * AGAIN : AGAIN);
+      return;
+    }
+  }
+  absent = "";
+  round++;
+}
+
+/** Another process may serve another model: what the one before said is forgotten. */
+function recognise(now: string | null) {
+  if (!now || now === process) return;
+  if (process) {
+    remembered.clear();
+    round++;
+  }
+  process = now;
 }
 
 export async function get<T>(q: Question, signal?: AbortSignal): Promise<T> {
@@ -85,7 +133,8 @@ function end(control: AbortController) {
 const SERIES = 250;
 
 /**
- * An answer that follows its question. While a new one is on its way the last stays, so that nothing jumps.
+ * An answer that follows its question. While a new one is on its way the last stays, so that nothing jumps; and while the
+ * server is away. A server with too much to do is asked again.
  * What is known is there from the start. Of a series of questions the first is asked at once, of the others those
  * that stand for `wait` milliseconds. Call it while a component is set up.
  */
@@ -99,6 +148,7 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
   let busy = $state(false);
   let changed = -Infinity;
   $effect(() => {
+    void round;
     const known = remembered.get(key ?? "") as T | undefined;
     const q = key ? untrack(question) : null;
     if (!q || known !== undefined) {
@@ -116,6 +166,11 @@ export function answerTo<T>(question: () => Question | null, wait = 40) {
         error = "";
       } catch (problem) {
         if (control.signal.aborted) return;
+        if (problem instanceof Failed && problem.passing) return;
+        if (problem instanceof Failed && problem.status === 429) {
+          timer = window.setTimeout(ask, AGAIN, q);
+          return;
+        }
         error = problem instanceof Error ? problem.message : String(problem);
         value = null;
       }

@@ -17,12 +17,12 @@ export function startReading() {
     () => (about?.mode === "model" || (!about && page.view !== "live") ? { path: "api/tokens", body: { text: whole() } } : null),
     60,
   );
-  $effect(() => {
+  const know = () => {
     about = served.value;
-  });
-  $effect(() => {
     if (about?.mode === "model") note = fit(about) || note;
-  });
+  };
+  know();
+  $effect(know);
   $effect(() => {
     found = { value: tokens.value, error: tokens.error };
   });
@@ -62,6 +62,10 @@ export const reading = {
   get position(): number {
     return page.position < 0 ? this.length - 1 : Math.min(page.position, this.length - 1);
   },
+  /** The position to ask about: of the last, which moves with the text, only that it is the last. */
+  get asked(): number {
+    return page.position < 0 ? -1 : this.position;
+  },
   get ready(): boolean {
     return about?.mode === "model" && found?.value != null;
   },
@@ -70,16 +74,30 @@ export const reading = {
 /** The weights of a moment of the run, by default those that are looked at. */
 export const snapshot = (step = page.step) => (step >= 0 ? { snapshot: step } : {});
 
+/**
+ * The text to ask about; null as long as it is not known. A token is a byte at least, so a text of few bytes fits the
+ * context whatever its tokens are: the first questions need not wait for them.
+ */
+function asked(): string | null {
+  if (reading.ready) return reading.text;
+  const fits = about?.mode === "model" && !found?.error && new TextEncoder().encode(whole()).length < about.config.context_length;
+  return fits && page.position < 0 ? whole() : null;
+}
+
 /** A question about the text by the weights of a moment; null as long as the text is not known. */
 export function look(view: string, more: Record<string, unknown> = {}, step = page.step): Question | null {
-  if (!reading.ready) return null;
-  return { path: view.includes("/") ? view : `api/look/${view}`, body: { text: reading.text, ...snapshot(step), ...more } };
+  const text = asked();
+  if (text === null) return null;
+  return { path: view.includes("/") ? view : `api/look/${view}`, body: { text, ...snapshot(step), ...more } };
 }
+
+/** The same, where there is a token whose price is known. */
+export const priced = (step = page.step) => (asked() ? look("surprise", {}, step) : null);
 
 /** What the time machine shows of a moment. */
 export const moment = (step: number) => ({
-  odds: look("odds", { position: reading.position, k: 8 }, step),
-  surprise: reading.length > 1 ? look("surprise", {}, step) : null,
+  odds: look("odds", { position: reading.asked, k: 10 }, step),
+  surprise: priced(step),
   atlas: look("api/atlas", {}, step),
   story: look("api/continue", { length: 50, temperature: 0.7, seed: page.seed }, step),
 });

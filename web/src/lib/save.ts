@@ -8,7 +8,7 @@ import { page, toHash } from "./state.svelte";
 /** What the views ask for the present state, and for other heads, so that all of them work in the file. */
 function questions(): Question[] {
   const { num_layers: layers, num_heads: heads } = reading.about!.config;
-  const position = reading.position;
+  const position = reading.asked;
   const list = [{ path: "api/model" }, ...views(), look("kinds")];
   for (let layer = 0; layer < Math.min(layers, 4); layer++)
     for (let head = 0; head < Math.min(heads, 4); head++) {

@@ -1,6 +1,6 @@
 /** Server-sent events over POST: a continuation, piece by piece. */
 
-import { Failed, send } from "./api.svelte";
+import { away, Failed, send } from "./api.svelte";
 
 /** Whole events out of any pieces in which the network brings them: each one's data. */
 export class EventReader {
@@ -50,8 +50,10 @@ export async function complete(
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   const events = new EventReader();
   let reason = "";
+  const broken = (error?: unknown) =>
+    signal.aborted ? error : away(new Failed("The server went away while it wrote. What had come stays.", 0));
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => Promise.reject(broken(error)));
     for (const data of events.push(done ? "\n\n" : value)) {
       if (data === "[DONE]") return reason;
       const chunk = JSON.parse(data) as Chunk;
@@ -62,6 +64,6 @@ export async function complete(
         reason = choice.finish_reason ?? reason;
       }
     }
-    if (done) return reason;
+    if (done) throw broken();
   }
 }
