@@ -75,10 +75,22 @@ export const diverging = (x: number): RGB => along((x < 0 ? NEGATIVE : POSITIVE)
 
 export const hidden = (): RGB => HIDDEN[mode()];
 
-export const css = ([r, g, b]: RGB) => `rgb(${r} ${g} ${b})`;
+const css = ([r, g, b]: RGB) => `rgb(${r} ${g} ${b})`;
+
+const shades: Record<"light" | "dark", [string, string][]> = { light: [], dark: [] };
+/** The sequential colour of x, one of a hundred, and what reads on it. */
+export function shaded(x: number): [string, string] {
+  const at = Math.round(100 * Math.min(Math.max(x, 0), 1));
+  const known = shades[mode()];
+  if (!known[at]) {
+    const colour = sequential(at / 100);
+    known[at] = [css(colour), readable(colour)];
+  }
+  return known[at];
+}
 
 /** Black or white, whichever reads better on a colour. */
-export function readable([r, g, b]: RGB): string {
+function readable([r, g, b]: RGB): string {
   const linear = [r, g, b].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 ? "#000" : "#fff";
 }
