@@ -38,7 +38,7 @@ _WATCH = f"""(() => {{ {_FRAME}
     if (full === !!({_FULL}) || !(full = !full)) return;
     await frame(); if (full) globalThis.loaded = performance.now(); }})
   .observe(document, {{ subtree: true, childList: true, attributes: true, attributeFilter: ['aria-busy'] }}); }})()"""
-"""Notes when the last answer was painted. Nothing else of the driver runs in the page meanwhile: it would take as long."""
+"""Notes when the last answer was painted. Nothing else of the driver runs in the page until then: it takes as long."""
 _LOADED = "[performance.getEntriesByName('first-contentful-paint')[0].startTime, globalThis.loaded]"
 _SLIDE = f"""async (rest) => {{ {_FRAME}
   const slider = document.querySelector('[data-scrubber]'), times = [];

@@ -10,8 +10,9 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.load import NEW_TOKENS, ask, fields, load, process, text_of
@@ -32,10 +33,12 @@ async def alone(port: int, model: str, new_tokens: int = NEW_TOKENS) -> dict[int
     return texts
 
 
-def memory(pid: int) -> float:
-    """MB that a process holds; of Linux."""
+def held(pid: int) -> str:
+    """Memory, open files and threads of a process; of Linux."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    told = dict(line.split(":", 1) for line in lines)
+    files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return f"{int(told['VmRSS'].split()[0]) / 1024:.0f} MB {files} files {told['Threads'].strip()} threads"
 
 
 def request_of(number: int) -> bytes:
@@ -66,9 +69,9 @@ async def annoy(number: int, writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def unkind(port: int) -> AsyncIterator[None]:
-    """Fifteen clients that send garbage, vanish, send slowly or do not read, and two hundred that say nothing."""
-    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
+async def unkind(port: int, silent: int = 200) -> AsyncIterator[None]:
+    """Fifteen clients that send garbage, vanish, send slowly or do not read, and others that say nothing."""
+    mute = [await asyncio.open_connection("127.0.0.1", port) for _ in range(silent)]
 
     async def again_and_again(number: int) -> None:
         while True:
@@ -85,7 +88,7 @@ async def unkind(port: int) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        for _, writer in silent:
+        for _, writer in mute:
             writer.close()
 
 
@@ -103,16 +106,22 @@ async def bars(port: int, pid: int, model: str, options: argparse.Namespace, tok
         async with unkind(port):
             bad = await load(port, model, options.unkind, options.seconds, tokenizer, expected)
         print("beside unkind clients:", bad.line(), *bad.errors[:3], flush=True)
-    short = await alone(port, model, _SHORT) if options.soak else {}
-    before, done, marks = memory(pid), 0, []
-    while done < options.soak:
-        part = await load(port, model, 32, 10.0, tokenizer, short, new_tokens=_SHORT)
-        done += part.requests
-        marks.append(f"{memory(pid):.0f}")
-        assert not part.errors, part.errors[:3]
     if options.soak:
-        print(f"memory over {done:,} requests: {before:.0f} MB before, then {', '.join(marks)}", flush=True)
+        await soak(port, pid, model, options, tokenizer)
     print(await drained(port, pid, model, expected))
+
+
+async def soak(port: int, pid: int, model: str, options: argparse.Namespace, tokenizer: Tokenizer) -> None:
+    """What the server holds while it answers many requests, beside clients that vanish; told every ten seconds."""
+    short, done, begun = await alone(port, model, _SHORT), 0, time.monotonic()
+    print(f"before the long run: {held(pid)}", flush=True)
+    while done < options.soak:
+        async with unkind(port, silent=20) if options.unkind else nullcontext():
+            part = await load(port, model, 32, 10.0, tokenizer, short, new_tokens=_SHORT)
+        assert not part.errors, part.errors[:3]
+        done += part.requests
+        await asyncio.sleep(0.5)
+        print(f"{time.monotonic() - begun:4.0f} s, {done:7,} requests: {held(pid)}", flush=True)
 
 
 async def drained(port: int, pid: int, model: str, expected: Mapping[int, str]) -> str:
@@ -139,7 +148,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64], help="of one load after another")
     parser.add_argument("--unkind", type=int, default=16, help="streams beside unkind clients; 0: leave that out")
-    parser.add_argument("--soak", type=int, default=0, help="requests over which memory is watched")
+    parser.add_argument(
+        "--soak", type=int, default=0, help="requests over which what it holds is watched"
+    )
     parser.add_argument("--port", type=int, default=9411)
     return parser
 

@@ -2,18 +2,22 @@
 
 import base64
 import json
+import re
 import urllib.error
 import urllib.request
 from typing import Any
 
 import pytest
 import torch
+from starlette.testclient import TestClient
 
 from gpt2.checkpoint.snapshots import list_snapshots
 from gpt2.inspection import ablate, effect, embedding_map, head_kinds, neighbours, run
 from gpt2.inspection.interventions import Intervention
+from gpt2.serving.app import create_app
 from gpt2.serving.looking import Ask, Looker, tiles
 from gpt2.serving.served import ServedModel
+from gpt2.serving.settings import ServeSettings
 
 TEXT = "Once upon a time there was a little dog."
 
@@ -29,6 +33,24 @@ def refused(address: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
     with pytest.raises(urllib.error.HTTPError) as caught:
         ask(address, path, body)
     return caught.value.code, caught.value.read().decode()
+
+
+def test_the_page_brings_what_the_server_says_of_itself_to_those_who_may_know(served: ServedModel) -> None:
+    """A name like markup stays text; who has no key yet gets the page without it."""
+    named = ServedModel("</script><b>", served.folder, served.model, served.tokenizer, served.device)
+    told = []
+    for settings in (ServeSettings(), ServeSettings(api_key="secret")):
+        client = TestClient(create_app(named, settings), base_url="http://127.0.0.1")
+        page = client.get("/")
+        told.append(re.findall(r'<script type="application/json" id="about">(.*?)</script>', page.text))
+        again = client.get("/", headers={"If-None-Match": page.headers["ETag"]})
+        assert again.status_code == 304
+        assert page.headers["X-Process"] == again.headers["X-Process"]
+    about = TestClient(create_app(named, ServeSettings()), base_url="http://127.0.0.1").get("/api/model")
+    assert json.loads(told[0][0]) == about.json()
+    assert about.json()["name"] == "</script><b>"
+    assert told[1] == []
+    assert about.headers["X-Process"] != page.headers["X-Process"]
 
 
 def test_views_are_the_result_objects(address: str, served: ServedModel) -> None:

@@ -1,4 +1,4 @@
-"""The server goes while the page is open, and comes back, perhaps with another model."""
+"""What is not there: a server that went and came back, a run that a model came without, tokens of another reading."""
 
 import json
 import socket
@@ -79,7 +79,10 @@ def test_what_was_asked_meanwhile_is_answered_when_the_server_is_back(
     assert page.locator("[data-nats]").inner_text() == loss_of(served), "what is known stays"
     with serving(other, port):
         until(page, HERE)
-        until(page, f"document.querySelector('[data-nats]').textContent === {json.dumps(loss_of(other, 'The cat saw a bird.'))}")
+        until(
+            page,
+            f"document.querySelector('[data-nats]').textContent === {json.dumps(loss_of(other, 'The cat saw a bird.'))}",
+        )
         assert page.locator("[role=alert]").count() == 0
 
 
@@ -110,3 +113,31 @@ def test_a_story_that_breaks_off_keeps_what_came(visit: Callable, served: Served
         until(page, "document.querySelectorAll('[role=alert]').length === 0")
         page.get_by_role("button", name="Write", exact=True).click()
         page.get_by_role("button", name="Write on").wait_for()
+
+
+def test_a_model_without_a_run_says_what_is_missing(visit: Callable, other: ServedModel, port: int) -> None:
+    with serving(other, port):
+        item = visit()
+        item.address = f"http://127.0.0.1:{port}"
+        for view in ("time", "live"):
+            page = item.go(f"#{view}")
+            assert "without the" in page.locator("[data-empty]").inner_text(), view
+            assert page.locator("[role=alert]").count() == 0
+            assert page.locator("[data-python]").count() == 0, "nothing to print"
+        assert page.locator("[data-scrubber]").count() == 0
+
+
+def test_a_text_that_is_read_in_other_tokens_than_it_was_drawn_in_is_not_called_wrong(
+    visit: Callable, other: ServedModel, port: int
+) -> None:
+    """Random weights draw tokens that spell a text another way than the tokenizer does."""
+    with serving(other, port):
+        item = visit()
+        item.address = f"http://127.0.0.1:{port}"
+        page = item.go(f"#write?{urlencode({'text': TEXT, 't': 2, 'n': 40})}")
+        page.get_by_role("button", name="Write", exact=True).click()
+        page.get_by_role("button", name="Write on").wait_for()
+        item.settle()
+        check = page.locator("[data-check]").inner_text()
+        assert "✓" in check
+        assert "stream" not in check

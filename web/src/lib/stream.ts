@@ -36,14 +36,14 @@ export interface Wish {
 }
 
 interface Chunk {
-  choices?: { text?: string; logprobs?: { token_logprobs?: (number | null)[] } | null; finish_reason?: string | null }[];
+  choices?: { text?: string; logprobs?: { tokens: string[]; token_logprobs: number[] } | null; finish_reason?: string | null }[];
   error?: { message?: string };
 }
 
-/** Calls `each` with new text and the log-probabilities of its tokens; returns why the stream ended. */
+/** Calls `each` with new text, its tokens and their log-probabilities; returns why the stream ended. */
 export async function complete(
   wish: Wish,
-  each: (text: string, logprobs: number[]) => void,
+  each: (text: string, tokens: string[], logprobs: number[]) => void,
   signal: AbortSignal,
 ): Promise<string> {
   const response = await send({ path: "v1/completions", body: { ...wish, stream: true, logprobs: 0 } }, signal);
@@ -59,8 +59,7 @@ export async function complete(
       const chunk = JSON.parse(data) as Chunk;
       if (chunk.error) throw new Failed(chunk.error.message ?? "The stream broke off.", 0);
       for (const choice of chunk.choices ?? []) {
-        const logprobs = (choice.logprobs?.token_logprobs ?? []).filter((x): x is number => x !== null);
-        each(choice.text ?? "", logprobs);
+        each(choice.text ?? "", choice.logprobs?.tokens ?? [], choice.logprobs?.token_logprobs ?? []);
         reason = choice.finish_reason ?? reason;
       }
     }
