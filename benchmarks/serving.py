@@ -148,9 +148,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64], help="of one load after another")
     parser.add_argument("--unkind", type=int, default=16, help="streams beside unkind clients; 0: leave that out")
-    parser.add_argument(
-        "--soak", type=int, default=0, help="requests over which what it holds is watched"
-    )
+    parser.add_argument("--soak", type=int, default=0, help="requests over which what it holds is watched")
     parser.add_argument("--port", type=int, default=9411)
     return parser
 
