@@ -100,7 +100,7 @@ def router(served: ServedModel, engine: Engine) -> APIRouter:
     @routes.get("/model")
     async def model() -> Response:
         """What is served: name, shape, limits, snapshots."""
-        return await answer(lambda: about(served))
+        return _json(about(served))
 
     @routes.get("/history")
     async def record() -> Response:
@@ -109,8 +109,8 @@ def router(served: ServedModel, engine: Engine) -> APIRouter:
 
     @routes.post("/tokens")
     async def tokens(words: Words) -> Response:
-        """The text as the model reads it."""
-        return await answer(lambda: _tokens(looker, words.text))
+        """The text as the model reads it: at once, whatever else is being computed."""
+        return _json(await asyncio.to_thread(_tokens, served, words.text))
 
     @routes.post("/look/{view}")
     async def look(view: str, ask: Ask) -> Response:
@@ -166,8 +166,8 @@ def about(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def _tokens(looker: Looker, text: str) -> dict[str, Any]:
-    tokenizer = looker.served.tokenizer
+def _tokens(served: ServedModel, text: str) -> dict[str, Any]:
+    tokenizer = served.tokenizer
     ids = tokenizer.encode(text)
     decoder = tokenizer.stream_decoder(keep_special=True)
     pieces = [decoder.push(token) for token in ids]
@@ -175,7 +175,7 @@ def _tokens(looker: Looker, text: str) -> dict[str, Any]:
         "ids": ids,
         "tokens": token_texts(tokenizer, ids),
         "pieces": pieces,
-        "limit": looker.served.context_length - 1,  # <|endoftext|> stands before the text
+        "limit": served.context_length - 1,  # <|endoftext|> stands before the text
     }
 
 
