@@ -47,7 +47,8 @@ function name(dots: Dot[], width: number) {
   for (const d of [...dots].sort((a, b) => rank(a) - rank(b)))
     for (const left of [false, true]) {
       const far = 8 + 7.4 * d.name.length;
-      const box: Box = [d.x + (left ? -far : 5), d.x + (left ? -5 : far), d.y - 7, d.y + 7];
+      const tall = rank(d) < 2 ? 5.5 : 7;
+      const box: Box = [d.x + (left ? -far : 5), d.x + (left ? -5 : far), d.y - tall, d.y + tall];
       if (d.named || box[0] < 0 || box[1] > width || !names.every((other) => apart(box, other))) continue;
       if (rank(d) < 2 || dots.every((o) => o === d || apart(box, [o.x - 3, o.x + 3, o.y - 3, o.y + 3]))) {
         [d.named, d.left] = [true, left];
