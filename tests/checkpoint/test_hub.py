@@ -14,7 +14,9 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2 import GPT2, GPT2Config, Tokenizer
+from gpt2 import GPT2, GPT2Config, Tokenizer, load
+from gpt2.checkpoint.hub import pinned
+from gpt2.errors import CheckpointError
 from tests.conftest import randomize
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -120,3 +122,10 @@ def test_without_a_network_one_sentence_says_so(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("gpt2: error: cannot fetch hf:owner/tiny: the Hugging Face Hub is out of reach")
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "home"])
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:/", "hf:owner/", "hf:a/b/c", "hf:owner/name@", "hf:owner name"])
+def test_what_is_no_name_is_told_with_the_form_of_one(name: str) -> None:
+    for take in (load, pinned):
+        with pytest.raises(CheckpointError, match=rf"^'{name}' names no model .*: write hf:owner/name, or"):
+            take(name)

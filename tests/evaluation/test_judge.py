@@ -111,3 +111,20 @@ def test_nobody_there_and_a_wrong_address(api: Any) -> None:
 def test_a_wrong_address_is_told_before_the_model_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "modles/mine", "no-text.txt", "--judge", "localhost:8000"]) == 2
     assert "must begin with http:// or https://, got 'localhost:8000'" in capsys.readouterr().err
+
+
+def test_a_wrong_name_is_told_before_the_model_is_opened(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    api.failures = [404]
+    arguments = ["evaluate", "modles/mine", "no-text.txt", "--judge", address(api), "--judge-model", "jugde"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "status 404" in said
+    assert "check --judge, --judge-model and $GPT2_JUDGE_KEY" in said
+    ((_, _, request),) = api.requests
+    assert request["model"] == "jugde"
+
+
+def test_a_right_name_lets_the_work_begin(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "modles/mine", "no-text.txt", "--judge", address(api)]) == 2
+    assert "modles/mine" in capsys.readouterr().err
+    assert len(api.requests) == 1

@@ -16,6 +16,7 @@ _FILES = [
     "merges.txt",
 ]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>.+))?", re.ASCII)
 
 
 def is_hub_name(source: str | Path) -> bool:
@@ -30,7 +31,7 @@ def fetch(source: str) -> Path:
 
     Raises:
         MissingExtraError: the extra `hub` is not installed.
-        CheckpointError: no such model or revision, or no connection.
+        CheckpointError: not a name, no such model or revision, or no connection.
     """
     folder = _snapshot(source, [*_FILES, "model*.safetensors", "model.safetensors.index.json"])
     if not any(folder.glob("*.safetensors")):
@@ -55,6 +56,11 @@ def _with_revision(source: str, folder: Path) -> str:
 
 
 def _snapshot(source: str, patterns: list[str]) -> Path:
+    wanted = _NAME.fullmatch(source.removeprefix(PREFIX))
+    if wanted is None:
+        raise CheckpointError(
+            f"{source!r} names no model of the Hugging Face Hub: write hf:owner/name, or hf:owner/name@revision"
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -62,9 +68,8 @@ def _snapshot(source: str, patterns: list[str]) -> Path:
         raise MissingExtraError(
             "hf: needs the Hub's client; install it with: pip install 'gpt2-from-scratch[hub]'"
         ) from error
-    name, _, revision = source.removeprefix(PREFIX).partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        return Path(snapshot_download(wanted["name"], revision=wanted["revision"], allow_patterns=patterns))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"cannot fetch {source}: the Hugging Face Hub is out of reach, and its client has not fetched this before; "

@@ -113,14 +113,16 @@ def _own_text(options: Evaluate) -> "Corpus | None":
 
 
 def _judge(options: Evaluate) -> "Judge | None":
-    """Who grades the stories: made before any work, so that a wrong address is told at once."""
+    """Who grades the stories: asked once before any work, so that a wrong address or name is told at once."""
     if options.judge is None or options.stories == 0:
         return None
     import os
 
     from gpt2.evaluation.judge import Judge
 
-    return Judge(options.judge, options.judge_model, os.environ.get("GPT2_JUDGE_KEY"))
+    judge = Judge(options.judge, options.judge_model, os.environ.get("GPT2_JUDGE_KEY"))
+    judge.try_out()
+    return judge
 
 
 def _grades(judge: "Judge | None", examination: "Examination", held_out: Sequence[str]) -> dict[str, object] | None:

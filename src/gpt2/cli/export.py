@@ -19,9 +19,9 @@ class Export:
     pt: PyTorch's own file of weights."""
     out: str | None = None
     """Folder for the files; the formats may share one. None: exports/NAME."""
-    dtype: Literal["f32", "f16", "bf16", "q8_0"] | None = None
-    """Numbers of the weights. hf and pt: f32 (the default), f16 or bf16; gguf: f16 (the default), f32 or q8_0;
-    onnx: always both 32 and 8 bits."""
+    dtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto"
+    """Numbers of the weights. hf and pt: f32 (auto), f16 or bf16; gguf: f16 (auto), f32 or q8_0; onnx: always both 32
+    and 8 bits."""
     overwrite: bool = False
     """Replace files of the same names."""
 
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     from gpt2.interop.export import export
 
     say_which(options.model)
-    done = export(options.model, options.to, out=options.out, dtype=options.dtype, overwrite=options.overwrite)
+    dtype = None if options.dtype == "auto" else options.dtype
+    done = export(options.model, options.to, out=options.out, dtype=dtype, overwrite=options.overwrite)
     for file in done.files:
         print(f"{human_bytes((done.folder / file).stat().st_size):>8}  {done.folder / file}")
     for file, parity in done.verified.items():

@@ -29,6 +29,8 @@ Grade the story from 1 (worst) to 10 (best) in terms of grammar, of creativity, 
 hangs together from its beginning to its end. Be strict and fair. Answer with one line of JSON and nothing else:
 {{"grammar": <1-10>, "creativity": <1-10>, "consistency": <1-10>}}"""
 
+_EXAMPLE = "Once upon a time there was a little dog named Max. He lost his ball. A kind girl found it, and they played."
+
 _ATTEMPTS = 4
 _WAIT_SECONDS = 0.5
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
@@ -55,6 +57,14 @@ class Judge:
     def __post_init__(self) -> None:
         if not self.address.startswith(("http://", "https://")):
             raise UserError(f"the judge's address must begin with http:// or https://, got {self.address!r}")
+
+    def try_out(self) -> None:
+        """Ask once about a story of two lines, so that a wrong address, name or key is told before longer work.
+
+        Raises:
+            UserError: as `answer`.
+        """
+        self.answer(_EXAMPLE)
 
     def grade(self, story: str) -> dict[str, float] | None:
         """Grades from 1 to 10 for each of `CRITERIA`; None: the answer held none.
