@@ -4,9 +4,11 @@ import html.parser
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt2.checkpoint import RunFolder
@@ -131,6 +133,24 @@ def test_the_baselines_stand_in_the_losss_unit(folder: RunFolder) -> None:
     grid = {float(value): float(y) - 4 for y, value in re.findall(r'y="([\d.]+)" text-anchor="end">([\d.]+)<', chart)}
     (a, ya), (b, yb) = list(grid.items())[:2]
     assert at == pytest.approx(ya + (nats - a) / (b - a) * (yb - ya), abs=0.3)
+
+
+def test_a_levels_name_keeps_clear_of_the_curve() -> None:
+    """A curve that ends just above the level: its name goes below, or where the curve is not."""
+    chart = line_chart(
+        [Line("loss", [(0, 3.0), (40, 1.4), (100, 1.1)], "valid")], "tokens", "loss", levels=[("bigram", 1.06)]
+    )
+    found = re.search(r'<text class="level" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">bigram<', chart)
+    polyline = re.search(r'<polyline class="valid" points="([^"]+)"', chart)
+    assert found is not None
+    assert polyline is not None
+    x, y = float(found[1]), float(found[2])
+    left, right = (x - 60, x) if found[3] == "end" else (x, x + 60)
+    ends = np.array([[float(n) for n in pair.split(",")] for pair in polyline[1].split()])
+    for part in np.linspace(0, 1, 200):
+        for a, b in pairwise(ends):
+            at = a + part * (b - a)
+            assert not (left < at[0] < right and y - 12 < at[1] < y + 3)
 
 
 def test_the_card_is_read_by_the_hubs_own_client(tmp_path: Path) -> None:

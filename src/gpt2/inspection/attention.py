@@ -53,7 +53,10 @@ class Attention(Result):
     @property
     def how_to_read(self) -> str:
         hidden = " The first token's column is left out of the colours." if self.hide_first else ""
-        return f"Rows: from this token (query). Columns: to this token (key). Grey: the future, never seen.{hidden}"
+        return (
+            f"Rows: from this token (query). Columns: to this token (key). Grey: the future, never seen. "
+            f"Colours by the square root, so that faint looks show.{hidden}"
+        )
 
     def rows(self) -> list[list[str]]:
         lines = []
@@ -87,7 +90,7 @@ class Attention(Result):
                 for row in shown.tolist()
             ]
         canvas.matrix(
-            axes, shown, top=1.0 if not self.hide_first else None, visible=torch.ones(time, time).tril().bool(),
+            axes, shown, top=None if self.hide_first else 1.0, root=True, visible=torch.ones(time, time).tril().bool(),
             rows=labels, columns=labels, cells=cells, bar="attention (each row sums to 1)",
         )  # fmt: skip
         axes.tick_params(axis="x", rotation=90)

@@ -84,7 +84,7 @@ class Effect(Result):
         axes.barh([i + 0.19 for i in rows], self.after.tolist(), height=0.36, color=theme.accent, label="changed")
         axes.set_yticks(rows, [shorten(token, 16) for token in self.tokens])
         axes.set(xlabel="probability of the next token", ylim=(len(self.tokens) - 0.5, -0.5))
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)  # above: any bar may be the longest
         axes.spines["left"].set_visible(False)
 
 

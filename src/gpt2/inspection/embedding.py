@@ -101,12 +101,15 @@ class EmbeddingMap(Result):
         taken = [(a - letter / 2, a + letter / 2, b - line / 3, b + line / 3) for a, b in zip(x, y, strict=True)]
         for i, token in enumerate(self.tokens):  # the most frequent get their names first
             name = shorten(token, 12)
-            box = (x[i] + letter * 0.7, x[i] + letter * (1.2 + len(name)), y[i] - line / 2, y[i] + line / 2)
             others = taken[:i] + taken[i + 1 :]
-            clear = all(box[1] < a or box[0] > b or box[3] < c or box[2] > d for a, b, c, d in others)
-            if clear and box[1] < right:
-                axes.text(box[0], y[i], name, va="center", fontsize=7)
-                taken.append(box)
+            near, far = letter * 0.7, letter * (1.2 + len(name))
+            for start, end, side in ((x[i] + near, x[i] + far, "left"), (x[i] - far, x[i] - near, "right")):
+                low, high = y[i] - line / 2, y[i] + line / 2
+                clear = all(end < a or start > b or high < c or low > d for a, b, c, d in others)
+                if clear and left < start and end < right:
+                    axes.text(x[i] + (near if side == "left" else -near), y[i], name, va="center", ha=side, fontsize=7)
+                    taken.append((start, end, low, high))
+                    break
         first, second = self.shares.tolist()
         axes.set(xlabel=f"first direction ({first:.0%} of the variance)", ylabel=f"second ({second:.0%})")
         axes.set(xticks=[], yticks=[])

@@ -85,9 +85,9 @@ class Timeline(Result):
             return
         axes, theme = canvas.axes(), canvas.theme
         colours = [theme.lines[i % len(theme.lines)] for i in range(len(self.lines))]
-        for (name, values), colour in zip(self.lines.items(), colours, strict=True):
-            look = {"color": colour, "marker": "o", "markersize": 3.5, "linewidth": 1.6, "clip_on": False}
-            axes.plot(self.steps, values, label=name, **look)
+        for i, (name, values) in enumerate(self.lines.items()):  # told apart without colours, too, and where they meet
+            look = {"color": colours[i], "linestyle": "-" if i == 0 else (0, (4, 1 + i)), "marker": "osD^v"[i % 5]}
+            axes.plot(self.steps, values, label=name, markersize=3.5, linewidth=1.6, clip_on=False, **look)
         early = next((step for step in self.steps if step > 0), 1)
         axes.set_xscale("symlog", linthresh=early, linscale=0.3)
         shown = self.steps if len(self.steps) <= 8 else [self.steps[0], *reversed(self.steps[:1:-2])]
@@ -97,7 +97,7 @@ class Timeline(Result):
         axes.grid(axis="y", alpha=0.6)
         axes.set_ylabel(_UNITS.get(self.measure, next(iter(self.lines)) if len(self.lines) == 1 else ""))
         if self.measure in _UNITS:  # a length from zero: else noise would fill the picture
-            axes.set_ylim(bottom=0.0)
+            axes.set_ylim(0.0, 1.08 * max(max(values) for values in self.lines.values()) or 1.0)
         if len(self.lines) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 

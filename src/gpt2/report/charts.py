@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 WIDTH = 640
 _LEFT, _RIGHT, _TOP, _BOTTOM = 86, 18, 16, 54
@@ -62,10 +63,9 @@ def line_chart(
     left, top, width, tall = box.split()
     parts.append(f'<svg x="{left}" y="{top}" width="{width}" height="{tall}" viewBox="{box}">')
     parts += [*(frame.line(line) for line in shown), "</svg>"]
-    # Names stand over the curves, with a rim in the card's colour.
-    parts += [
-        f'<text class="level" x="{right - 4}" y="{y - 5:.1f}" text-anchor="end">{name}</text>' for name, y in named
-    ]
+    # Names stand over the curves, with a rim in the card's colour, and where they cover the least of them.
+    path = [point for line in shown for point in frame.path(line)]
+    parts += [_level_name(name, y, path, height - _BOTTOM) for name, y in named]
     summary = "; ".join(
         f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in shown
     )
@@ -187,6 +187,13 @@ class _Frame:
         )
         return "".join(parts)
 
+    def path(self, line: Line) -> list[tuple[float, float]]:
+        """Places on a line, close together."""
+        ends = [(self.x(x), self.y(y)) for x, y in line.points if math.isfinite(y)]
+        steps = [k / 16 for k in range(16)]
+        between = [(a + k * (c - a), b + k * (d - b)) for (a, b), (c, d) in pairwise(ends) for k in steps]
+        return [*between, *ends[-1:]]
+
     def line(self, line: Line) -> str:
         points = [(x, y) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
@@ -198,6 +205,20 @@ class _Frame:
                 for x, y in points
             ]
         return "".join(parts)
+
+
+def _level_name(name: str, y: float, path: Sequence[tuple[float, float]], bottom: float) -> str:
+    """The name of a level: above or below it, on the right or the left."""
+
+    def covered(place: tuple[float, float, str]) -> int:
+        x, base, anchor = place
+        left = x - 9 * len(name) if anchor == "end" else x
+        return sum(left - 4 < a < left + 9 * len(name) + 4 and base - 14 < b < base + 4 for a, b in path)
+
+    sides = ((WIDTH - _RIGHT - 4.0, "end"), (_LEFT + 8.0, "start"))
+    places = [(x, base, anchor) for x, anchor in sides for base in (y - 5, y + 16) if base < bottom - 2]
+    x, base, anchor = min(places, key=covered)
+    return f'<text class="level" x="{x:g}" y="{base:.1f}" text-anchor="{anchor}">{name}</text>'
 
 
 def _y_range(

@@ -163,9 +163,9 @@ def picture(result: "Result", theme: Theme) -> "Figure":
 
     width, height = result._size()
     per_line = int(width * _CHARACTERS_PER_INCH)
-    title = textwrap.wrap(result.title, int(per_line * 0.72)) or [""]
-    notes = textwrap.wrap(result.how_to_read, per_line)
-    foot = textwrap.wrap(f"Check: {result.check}", per_line) if result.check else []
+    title = _lines(result.title, int(per_line * 0.72)) or [""]
+    notes = _lines(result.how_to_read, per_line)
+    foot = _lines(f"Check: {result.check}", per_line) if result.check else []
     top = _LINE * (1.35 * len(title) + len(notes)) + 0.22
     bottom = _LINE * len(foot) + (0.14 if foot else 0.02)
     total = height + top + bottom
@@ -184,6 +184,11 @@ def picture(result: "Result", theme: Theme) -> "Figure":
         )
         result._draw(Canvas(figure, theme))
     return figure
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters; "held-out" stays whole."""
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def alternative_text(result: "Result") -> str:
