@@ -85,8 +85,11 @@ def test_cross_entropy(vocab_size: int, dtype: torch.dtype) -> None:
     exact = logits.double().requires_grad_()
     expected = torch.nn.functional.cross_entropy(exact, targets, ignore_index=IGNORED, reduction="none")
     (slope,) = torch.autograd.grad(expected.sum(), exact)
-    losses = torch.empty(40)
+    losses, kept = torch.empty(40), logits.clone()
+    alone = cpu_native.cross_entropy(logits, targets)
+    assert torch.equal(logits, kept)
     cpu_native.cross_entropy_(logits, targets, losses)
+    assert torch.equal(alone, losses)
     torch.testing.assert_close(losses, expected.float(), atol=5e-6, rtol=1e-6)
     assert (logits - slope).abs().max() < max(1e-6, TOLERANCE[dtype] / 4)
 
@@ -129,6 +132,9 @@ def test_training_takes_them_and_nothing_else_does() -> None:
     x = draw(3, 8)
     assert "_GeluBackward" in str(fused.gelu(x).grad_fn)
     assert fused.gelu(x.detach()).grad_fn is None
+    many, targets = draw(2**9, 2**8), torch.arange(2**9) % 2**8
+    assert fused.cross_entropy(many, targets).grad_fn is not None
+    assert torch.equal(fused.cross_entropy(many.detach(), targets), cpu_native.cross_entropy(many.detach(), targets))
     with native.refused("a test"):
         assert "_GeluBackward" not in str(fused.gelu(x).grad_fn)
         assert native.library() == (None, "a test")

@@ -34,7 +34,7 @@ _FUNCTIONS = {
     "gpt2_sample_rows": (None, _Pointer, _Int, _Pointer, _Int, _Int, _Pointer, _Pointer),
     "gpt2_attention": (None, _Pointer),
     "gpt2_gelu": (None, _Pointer, _Pointer, _Pointer, _Int, _Int, _Int),
-    "gpt2_cross_entropy": (None, _Pointer, _Pointer, _Pointer, _Int, _Int, _Int, _Int),
+    "gpt2_cross_entropy": (None, _Pointer, _Pointer, _Pointer, _Int, _Int, _Int, _Int, _Int),
 }
 
 LANES = 16

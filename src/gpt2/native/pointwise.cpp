@@ -45,9 +45,10 @@ template <class T> void gelu(const T* x, T* y, T* slope, int64_t count, int64_t 
   });
 }
 
-// Of each row of logits: its loss, and the slope of the loss, softmax - onehot, in place of the logits.
+// Of each row of logits: its loss, and if wanted the slope of the loss, softmax - onehot, in place of the logits.
 template <class T>
-void cross_entropy(T* logits, const int64_t* targets, float* losses, int64_t rows, int64_t width, int64_t threads) {
+void cross_entropy(T* logits, const int64_t* targets, float* losses, bool slopes, int64_t rows, int64_t width,
+                   int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t row = 0; row < rows; row++) {
     T* x = logits + row * width;
@@ -61,8 +62,9 @@ void cross_entropy(T* logits, const int64_t* targets, float* losses, int64_t row
     // Once for the sum and once more for the shares: what bf16 would round in between is not lost.
     each([&](T* p, int64_t some) { sums += exponential(load_some(p, some, -INFINITY) - peak); });
     float log_total = peak + std::log(total(sums)), factor = counts ? 1.0f / total(sums) : 0.0f;
-    each([&](T* p, int64_t some) { store_some(p, exponential(load_some(p, some) - peak) * factor, some); });
     losses[row] = counts ? log_total - chosen : 0.0f;
+    if (!slopes) continue;
+    each([&](T* p, int64_t some) { store_some(p, exponential(load_some(p, some) - peak) * factor, some); });
     if (counts) store_one(x + targets[row], std::exp(chosen - log_total) - 1.0f);
   }
 }
@@ -76,9 +78,9 @@ void gpt2_gelu(const void* x, void* y, void* slope, int64_t count, int64_t type,
             : gelu((const uint16_t*)x, (uint16_t*)y, (uint16_t*)slope, count, threads);
 }
 
-void gpt2_cross_entropy(void* logits, const int64_t* targets, float* losses, int64_t rows, int64_t width, int64_t type,
-                        int64_t threads) {
-  type == 0 ? cross_entropy((float*)logits, targets, losses, rows, width, threads)
-            : cross_entropy((uint16_t*)logits, targets, losses, rows, width, threads);
+void gpt2_cross_entropy(void* logits, const int64_t* targets, float* losses, int64_t slopes, int64_t rows,
+                        int64_t width, int64_t type, int64_t threads) {
+  type == 0 ? cross_entropy((float*)logits, targets, losses, slopes, rows, width, threads)
+            : cross_entropy((uint16_t*)logits, targets, losses, slopes, rows, width, threads);
 }
 }

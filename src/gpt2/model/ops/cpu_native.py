@@ -48,9 +48,14 @@ def cross_entropy_(logits: Tensor, targets: Tensor, losses: Tensor) -> None:
 
     Both are 0 where the target is negative.
     """
-    _library().gpt2_cross_entropy(
-        logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), *logits.shape, _TYPES[logits.dtype], _threads()
-    )
+    _cross_entropy(logits, targets, losses, slopes=True)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The losses alone (N), fp32, of logits (N, V), without a gradient; 0 where the target is negative."""
+    losses = torch.empty(len(logits), dtype=torch.float32)
+    _cross_entropy(logits.contiguous(), targets.contiguous(), losses, slopes=False)
+    return losses
 
 
 class _Gelu(torch.autograd.Function):
@@ -105,6 +110,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, *others: Tensor
         _TYPES[q.dtype], _threads(), *(x.data_ptr() for x in others),
     )  # fmt: skip
     _library().gpt2_attention(ctypes.byref(call))
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, losses: Tensor, slopes: bool) -> None:
+    pointers = (logits.data_ptr(), targets.data_ptr(), losses.data_ptr())
+    _library().gpt2_cross_entropy(*pointers, slopes, *logits.shape, _TYPES[logits.dtype], _threads())
 
 
 def _library() -> native.Library:
