@@ -42,7 +42,8 @@
 #
 # Three words that every section uses. **Parameters** are the numbers inside a model that training sets. The **loss**
 # says how badly the model guesses. And a **gradient** says, for each parameter, how much the loss would rise if that
-# number were made a little larger: training takes small steps against it. PyTorch's `backward()` computes it.
+# number were made a little larger: training takes small steps against it, and the **learning rate** says how small.
+# PyTorch's `backward()` computes gradients.
 
 # %%
 import dataclasses
@@ -64,6 +65,7 @@ from tqdm import tqdm
 
 try:  # the package of this project; the notebook also runs without it
     import gpt2.data
+    import gpt2.device
     import gpt2.evaluation.bits_per_byte
     import gpt2.inspection
     import gpt2.model.attention
@@ -78,6 +80,8 @@ except ImportError:
     HAVE_PACKAGE = False
 
 notebook_started = time.perf_counter()
+if HAVE_PACKAGE:
+    gpt2.device.keep_freed_memory()  # Linux would take freed memory back, and clear it anew for the next step
 print(f"PyTorch {torch.__version__}, tokenizers {tokenizers.__version__}")
 print(
     "the package gpt2 is",
@@ -235,10 +239,10 @@ gpu = device != "cpu"
 # the model
 num_layers = 6 if gpu else 4
 d_model = 512 if gpu else 96
-num_heads = 8 if gpu else 4
+num_heads = 8 if gpu else 4  # section 5
 context_length = 512 if gpu else 128  # the longest text, in tokens, that the model can look at
 vocab_size = 10_048 if gpu else 2048
-dropout = 0.0
+dropout = 0.0  # section 5
 
 # the data
 text_file = ""  # "" looks for TinyStories; or give the path of any text
@@ -246,12 +250,12 @@ data_fraction = 0.1  # share of the text file that is used
 most_megabytes = None if gpu else 16  # but no more than this: a CPU could not read more in the time it has
 
 # the training
-optimizer_name = "muon"  # "muon" or "adamw"
+optimizer_name = "muon"  # "muon" or "adamw": two rules for the steps, section 10
 batch_size = 16  # rows of `context_length` tokens per step
 epochs = None  # passes over the text; None: one, or up to ten over a small text
-seconds = float(os.environ.get("GPT2_NOTEBOOK_SECONDS", 0 if gpu else 170))  # 0: train for `epochs`
+seconds = float(os.environ.get("GPT2_NOTEBOOK_SECONDS", 0 if gpu else 130))  # 0: train for `epochs`
 learning_rate = {"muon": 0.02, "adamw": 2e-3}[optimizer_name]
-weight_decay = 0.1
+weight_decay = 0.1  # section 10
 warmup = 0.05  # share of the run in which the learning rate rises
 seed = 0
 
@@ -676,7 +680,8 @@ print("running average:", (weights @ values).flatten().tolist())
 # %%
 def softmax(x: Tensor) -> Tensor:
     """exp(x) / sum exp(x) over the last axis."""
-    exponentials = (x - x.amax(dim=-1, keepdim=True)).exp()  # the largest becomes exp(0): nothing overflows
+    largest = x.amax(dim=-1, keepdim=True).detach()  # no gradient: what all have in common changes nothing
+    exponentials = (x - largest).exp()  # the largest becomes exp(0): nothing overflows
     return exponentials / exponentials.sum(dim=-1, keepdim=True)
 
 
@@ -780,7 +785,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.c_attn = Linear(config.d_model, 3 * config.d_model)
-        self.c_proj = Linear(config.d_model, config.d_model, std=0.02 / math.sqrt(2 * config.num_layers))
+        out_std = 0.02 / math.sqrt(2 * config.num_layers)  # why it is smaller: section 6
+        self.c_proj = Linear(config.d_model, config.d_model, std=out_std)
         self.attention_dropout, self.dropout = Dropout(config.dropout), Dropout(config.dropout)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -950,10 +956,10 @@ check(
 # %% [markdown]
 # ## 6 The residual stream
 #
-# A **block** is attention, then an MLP. Neither replaces x: each *adds* to it. This running sum is the **residual
-# stream**; think of a page that every layer reads, and writes a few lines onto. Before it reads, each part takes the
-# page through a **layer norm**, which gives every token's vector mean 0 and variance 1 and then lets the model choose
-# a scale and a shift for each dimension:
+# A **block** is attention, then an **MLP**, a small network for each token alone (section 7). Neither replaces x: each
+# *adds* to it. This running sum is the **residual stream**; think of a page that every layer reads, and writes a few
+# lines onto. Before it reads, each part takes the page through a **layer norm**, which gives every token's vector mean
+# 0 and variance 1 and then lets the model choose a scale and a shift for each dimension:
 #
 # $$y = \frac{x - \text{mean}(x)}{\sqrt{\text{var}(x) + \varepsilon}} \cdot w + b \qquad
 # x \leftarrow x + \text{attention}(\text{norm}_1(x)) \qquad x \leftarrow x + \text{mlp}(\text{norm}_2(x))$$
@@ -1044,7 +1050,8 @@ check(
 # ## 7 GELU and the MLP
 #
 # Attention gathers; the **MLP** then thinks about what was gathered, for each token alone: widen to 4 D, bend, narrow
-# back to D. Without the bend two linear layers would collapse into one. GPT-2 bends with **GELU**, a smooth ReLU: x
+# back to D. (The letters stand for *multi-layer perceptron*, its old name.) Without the bend two linear layers would
+# collapse into one. The simplest bend is the **ReLU**: what is below 0 becomes 0. GPT-2 takes **GELU**, a smooth one: x
 # times the share of a bell curve that lies below x. That share has no simple formula, and GPT-2 was trained with this
 # approximation:
 #
@@ -1149,7 +1156,8 @@ same("block", block(x), lambda: twin(gpt2.model.gpt2.Block(their_tiny, kernels),
 # The table that turns tokens into vectors is the same that turns vectors into tokens: the embeddings are **tied**. So
 # there is no separate output matrix, nor a parameter for it.
 #
-# `state_dict` hands our configuration along with the weights, so that a saved file says by itself what shape it is.
+# `state_dict`, PyTorch's dictionary of all weights, hands our configuration along with them, so that a saved file says
+# by itself what shape it is.
 
 
 # %%
@@ -1427,9 +1435,9 @@ class AdamW:
 # %% [markdown]
 # **Muon** looks at a weight matrix as a whole. Every matrix stretches some directions more than others; by how much,
 # its **singular values** say (S in its singular value decomposition, $M = U S V^\top$). In a gradient matrix a few
-# directions usually dominate; Muon keeps all directions of its running average but makes them **equally long**: the
-# step is $U V^\top$. Computing U and V is slow, so a polynomial is applied five times instead, which drives every
-# singular value towards 1. It needs only matrix products.
+# directions usually dominate; Muon keeps all directions of its running average (the **momentum**) but makes them
+# **equally long**: the step is $U V^\top$. Computing U and V is slow, so a polynomial is applied five times instead,
+# which drives every singular value towards 1. It needs only matrix products.
 #
 # Only the matrices inside the blocks are updated in this way. Embeddings are tables of rows, and norms and biases are
 # vectors: AdamW takes them. `c_attn` holds three matrices side by side, so each third is treated as a matrix of its
@@ -1518,7 +1526,7 @@ for name, lr in (("adamw", 2e-3), ("muon", 0.02)):
 
 # %% [markdown]
 # **Predict.** The small model of section 9 again, with each of the three optimizers, on the same batches. Which one is
-# lowest after 120 steps? By how much?
+# lowest after 90 steps? By how much?
 
 
 # %%
@@ -1538,9 +1546,9 @@ def with_optimizers(name: str, lr: float) -> Callable[[nn.Module], None]:
 matrix = torch.randn(64, 64) @ torch.randn(64, 64)
 values_before, values_after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(orthogonalize(matrix).float())
 races = {
-    "plain gradient descent": smooth(pupils["shifted once (right)"][1][:120]),
-    "AdamW": smooth(train_small(120, with_optimizers("adamw", 4e-3))[1]),
-    "Muon": smooth(train_small(120, with_optimizers("muon", 0.02))[1]),
+    "plain gradient descent": smooth(pupils["shifted once (right)"][1][:90]),
+    "AdamW": smooth(train_small(90, with_optimizers("adamw", 4e-3))[1]),
+    "Muon": smooth(train_small(90, with_optimizers("muon", 0.02))[1]),
 }
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 left.plot(values_before / values_before.max(), color=ORANGE, label="of a gradient-like matrix")
@@ -1557,7 +1565,7 @@ plt.show()
 ends = {name: losses[-1] for name, losses in races.items()}
 best = min(ends, key=ends.__getitem__)
 check(
-    f"after 120 steps plain descent is at {ends['plain gradient descent']:.2f}, AdamW at {ends['AdamW']:.2f}, Muon at "
+    f"after 90 steps plain descent is at {ends['plain gradient descent']:.2f}, AdamW at {ends['AdamW']:.2f}, Muon at "
     f"{ends['Muon']:.2f}: {best} is ahead",
     max(ends["AdamW"], ends["Muon"]) < ends["plain gradient descent"],
 )
@@ -1759,8 +1767,8 @@ same("bits per byte", torch.tensor(bits), their_bits, tolerance=1e-2 if gpu else
 # bold the choice is: the logits are divided by it before the softmax. Below 1 the likely tokens gain, above 1 the
 # unlikely ones. At 0 the division is impossible, so 0 is *defined* as taking the likeliest token ("greedy").
 #
-# How bold is bold? The **entropy** H of a distribution is the loss, in nats, to expect from tokens drawn from it. It is
-# easiest to read as $e^H$: as if one had to choose among that many equally likely tokens.
+# How bold is bold? The **entropy** of a distribution is the loss, in nats, to expect from tokens drawn from it. It is
+# easiest to read as a power of e, $e^{\text{entropy}}$: as if one had to choose among that many equally likely tokens.
 #
 # **Predict.** From among how many tokens does the model choose at temperature 1, as if? And at 2? Many demonstrations
 # compute with the 50 likeliest tokens only; how wrong is that at temperature 2?
@@ -1866,18 +1874,38 @@ print(tokenizer.decode(output[0].tolist()))
 # The same beginning at three temperatures; and the likeliest continuation at each of the moments of the training that
 # we put aside.
 #
-# **Predict.** Which temperature repeats itself, which falls apart? What does a model say that has learned nothing?
+# **Predict.** Which temperature plays safe, which falls apart? What does a model say that has learned nothing?
 
 # %%
+surprises = {}
 for temperature in (0, 0.6, 1.5):
     output = model.generate(context, max_new_tokens=40, temperature=temperature)
     print(f"temperature {temperature}: {tokenizer.decode(output[0].tolist())!r}")
+    with torch.no_grad():
+        losses = cross_entropy(model(output[:, :-1].to(device)), output[:, 1:].to(device))
+    surprises[temperature] = losses[0, context.shape[1] - 1 :].mean().item()
 print()
-earlier = GPT2(config)
+earlier, kinds = GPT2(config), []
 for step, weights in snapshots:
     earlier.load_state_dict(weights)
     output = earlier.generate(context, max_new_tokens=16, temperature=0)
     print(f"after step {step:5,}: {tokenizer.decode(output[0].tolist())!r}")
+    kinds.append(len(set(output[0, context.shape[1] :].tolist())))
+check(
+    "the bolder, the less the model itself would have expected what it wrote: "
+    + ", ".join(f"{loss:.1f} nats per token at temperature {t}" for t, loss in surprises.items()),
+    surprises[0] < surprises[0.6] < surprises[1.5],
+)
+check(
+    f"of 16 tokens the untrained model writes {kinds[0]} different one{'s' if kinds[0] > 1 else ''}, the trained one "
+    f"{kinds[-1]}",
+    kinds[0] <= 3,
+)
+
+# %% [markdown]
+# A model that has learned nothing says its last word over and over. That is no accident: the logits compare the stream
+# with every embedding, the stream is still little more than the embedding of the last token, and a vector is most like
+# itself.
 
 # %% [markdown]
 # ## 13 The KV cache
@@ -2056,8 +2084,9 @@ first_token = patterns[:, :, 1:, 0].mean(-1)
 layer, head = divmod(previous.argmax().item(), num_heads)
 rest = divmod(first_token.argmax().item(), num_heads)
 check(
-    f"head {layer}.{head} looks most at the previous token, with {previous[layer, head]:.0%} of its weight; "
-    f"head {rest[0]}.{rest[1]} rests most on the first, with {first_token.max():.0%}",
+    f"head {layer}.{head} looks most at the previous token, with {previous[layer, head]:.0%} of its weight (a stripe "
+    f"beside the diagonal); head {rest[0]}.{rest[1]} rests most on the first, with {first_token.max():.0%} (a dark "
+    "first column: there a head looks that has nothing to do)",
     previous.max().item() > 1 / ids.shape[1],
 )
 
@@ -2094,9 +2123,10 @@ view("the logit lens", lambda: looked.logit_lens())
 view("what each part adds to a logit", lambda: looked.dla(" she", against=" he", unit="head"))
 
 # %% [markdown]
-# **What is each part worth?** Adding to a logit is one thing; being needed is another. So we take each head and each
-# MLP out (its output becomes the average over many stories) and see how much worse the model guesses on real text,
-# with an interval, for a single text proves little.
+# **What is each part worth?** Adding to a logit is one thing; being needed is another. So we **ablate** each head and
+# each MLP: we take it out (its output becomes the average over many stories) and see how much worse the model guesses
+# on real text. A single text proves little, so each figure has a 95 % interval: where it would lie for most other
+# choices of stories.
 #
 # **Predict.** Heads or MLPs: which will be missed more? Will any part turn out to be useless?
 
@@ -2125,12 +2155,13 @@ view("a map of the frequent tokens", lambda: gpt2.inspection.embedding_map(demo,
 #
 # We can watch one being born. The texts: a stretch of 4 to 16 random tokens, repeated over and over. The first time
 # round nobody can know what comes; afterwards everybody can, who finds the earlier place. The length differs from text
-# to text, so that looking a fixed number of tokens back, which needs no matching at all, does not help.
+# to text, so that looking a fixed number of tokens back, which needs no matching at all, does not help. A head's
+# **induction score** is the share of its attention that goes to what followed the present token before.
 #
 # **Predict.** Two models, alike but for their depth: one layer and two. Will both learn it? Gradually, or suddenly?
 
 # %%
-WORDS, SPAN, BIRTH_STEPS = 32, 32, 280
+WORDS, SPAN, BIRTH_STEPS, TESTS = 32, 32, 220, 64
 
 
 def repeats(generator: torch.Generator, count: int = 32) -> tuple[Tensor, Tensor, Tensor]:
@@ -2142,9 +2173,9 @@ def repeats(generator: torch.Generator, count: int = 32) -> tuple[Tensor, Tensor
     return texts[:, :-1], texts[:, 1:], place[:, 1:] > period
 
 
-test_ids, test_next, test_known = repeats(torch.Generator().manual_seed(99), 128)
+test_ids, test_next, test_known = repeats(torch.Generator().manual_seed(99), TESTS)
 asked = test_known & (torch.arange(SPAN) > 0)
-answer_at = torch.zeros(128, SPAN, SPAN, dtype=torch.bool)  # [text, query, key]: the key's token came before as now
+answer_at = torch.zeros(TESTS, SPAN, SPAN, dtype=torch.bool)  # [text, query, key]: the key's token came before as now
 answer_at[:, :, 1:] = (test_ids[:, :, None] == test_ids[:, None, :])[:, :, :-1]
 answer_at &= torch.ones(SPAN, SPAN, dtype=torch.bool).tril()
 by_chance = (answer_at.float().sum(-1) / torch.arange(1, SPAN + 1))[asked].mean().item()
@@ -2197,11 +2228,19 @@ right.set(
 )
 plt.show()
 (one_layer, one_diary), (two_layers, two_diary) = born[1], born[2]
+(sudden, low), (end, high) = max(
+    (((a, x), (b, y)) for (a, _, x), (b, _, y) in zip(two_diary, two_diary[3:], strict=False)),
+    key=lambda pair: pair[1][1] - pair[0][1],
+)
 check(
     f"after {BIRTH_STEPS} steps the loss on repeats is {two_diary[-1][1]:.2f} with two layers, "
     f"{one_diary[-1][1]:.2f} with "
     f"one; the best induction score is {two_diary[-1][2]:.2f} and {one_diary[-1][2]:.2f}, chance is {by_chance:.2f}",
     two_diary[-1][2] > 0.4 and two_diary[-1][2] > 2 * one_diary[-1][2] and two_diary[-1][1] < one_diary[-1][1] - 0.3,
+)
+check(
+    f"it is born suddenly: from step {sudden} to step {end} alone the score goes from {low:.2f} to {high:.2f}",
+    high - low > 0.5 * (two_diary[-1][2] - two_diary[0][2]),
 )
 
 # %% [markdown]
@@ -2278,10 +2317,13 @@ if HAVE_PACKAGE:
     grid_of_patches = gpt2.inspection.patch_grid(clean, corrupted, " she", " he")
     recovered = grid_of_patches.recovered  # (L, T)
     word = next(i for i, (a, b) in enumerate(zip(clean.tokens, corrupted.tokens, strict=True)) if a != b)
+    arrived = torch.cat([recovered[:, -1], torch.ones(1)])  # at the last position, before each layer and at the end
+    jump = arrived.diff().argmax().item()
     check(
         f"before layer 0 all of it is at “{clean.tokens[word]}” (position {word}): {recovered[0, word]:.0%}; "
         "before the "
-        f"last layer {recovered[-1, word]:.0%} is left there, and {recovered[-1, -1]:.0%} is at the last position",
+        f"last layer {recovered[-1, word]:.0%} is left there, and {recovered[-1, -1]:.0%} is at the last position, "
+        f"which must have all of it at the end; most of that comes in layer {jump}, {arrived.diff()[jump]:.0%}",
         recovered[0, word].item() > 0.99 and recovered[-1, word].item() < recovered[0, word].item(),
     )
 else:
@@ -2328,8 +2370,9 @@ print(f"the whole notebook took {time.perf_counter() - notebook_started:.0f} s")
 #    induction, and it has not: this is the shortcut that a varying length takes away.</details>
 # 9. In section 17, use texts that differ in the name instead ("Lily", "Tom"). Does the answer travel by the same
 #    heads?
-#    <details><summary>Answer</summary>Run it and see. The two texts must have equally many tokens; `patch_grid` says
-#    so if they have not.</details>
+#    <details><summary>Answer</summary>With " she" and " he" as answers it does, by the same two heads; ask for the
+#    names themselves (" Lily", " Tom"), and the later one of the two does nearly all of it alone. The texts must have
+#    equally many tokens; `patch_grid` says so if they have not.</details>
 # 10. Put the norm after the sum in `Block`, as the first transformer had it, and train. Then divide the learning rate
 #    by ten.
 #    <details><summary>Answer</summary>Compare the two held-out losses with the one you had. `same` will object,
