@@ -52,12 +52,13 @@ def _zero_projections(parameters: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """As `gpt2 train` has it for this text, by default."""
+    """What the runs began from: as `gpt2 train` has it, but for the embeddings' rate, which has been doubled since."""
 
     adamw: float | None = None  # AdamW for all, at this rate
     muon: type[Muon] = Muon
     lr: float = 0.02
     embeddings: float = 0.5
+    vectors: float = 0.5
     weight_decay: float = 0.1
     embedding_decay: float = 0.1
     momentum: float = 0.95
@@ -85,7 +86,7 @@ class Recipe:
                 hidden, self.lr, self.momentum, self.weight_decay, self.iterations, splits, torch.float32
             ),
             "tables": AdamW(tables, self.lr * self.embeddings, betas, 1e-10, self.embedding_decay),
-            "vectors": AdamW(vectors, self.lr * 0.5, betas, 1e-10),
+            "vectors": AdamW(vectors, self.lr * self.vectors, betas, 1e-10),
         })  # fmt: skip
 
 
@@ -112,6 +113,10 @@ CHANGES = {
     "embeddings' rate half as high": Recipe(embeddings=0.25),
     "embeddings' rate twice as high": Recipe(embeddings=1.0),
     "embeddings' rate four times as high": Recipe(embeddings=2.0),
+    "embeddings' rate eight times as high": Recipe(embeddings=4.0),
+    "matrices' rate 0.75 times as high, embeddings' twice": Recipe(lr=0.015, embeddings=4 / 3, vectors=2 / 3),
+    "norms' and biases' rate twice as high": Recipe(vectors=1.0),
+    "norms' and biases' rate half as high": Recipe(vectors=0.25),
     "matrices' rate 1.5 times as high, embeddings' as before": Recipe(lr=0.03, embeddings=1 / 3),
     "no weight decay": Recipe(weight_decay=0.0, embedding_decay=0.0),
     "embeddings do not decay": Recipe(embedding_decay=0.0),

@@ -1488,9 +1488,10 @@ def make_optimizers(model: nn.Module, name: str, lr: float, weight_decay: float)
     if name == "adamw":
         decaying = [*tables.values(), *matrices.values()]  # no reason to pull a bias or a norm's scale towards 0
         return [AdamW(decaying, lr, weight_decay=weight_decay), AdamW(vectors.values(), lr)]
+    width = tables["transformer.wte.weight"].shape[1]  # a step of wte moves the logits in proportion to it
     return [
         Muon(matrices, lr, weight_decay=weight_decay),
-        AdamW(tables.values(), lr / 2, eps=1e-10, weight_decay=weight_decay),
+        AdamW(tables.values(), lr * min(1, 256 / width), eps=1e-10, weight_decay=weight_decay),
         AdamW(vectors.values(), lr / 2, eps=1e-10),
     ]
 

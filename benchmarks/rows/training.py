@@ -56,7 +56,8 @@ def ours(shape: Shape, dtype: torch.dtype, optimizer: str = "adamw") -> Running:
     model = shapes.our_model(shape)
     model.compute_dtype = None if dtype == torch.float32 else dtype
     loss = LanguageModelLoss(model)
-    update = build_optimizer(model, optimizer, 1e-3, 0.1)
+    own = {"dtype": dtype} if optimizer == "muon" else {}  # as the trainer has it
+    update = build_optimizer(model, optimizer, 1e-3, 0.1, **own)
     ids, targets = shapes.batch(shape)
     example = Batch(ids.view(1, -1), targets.view(1, -1), [shape.time] * shape.batch)
 

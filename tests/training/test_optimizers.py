@@ -113,6 +113,13 @@ def test_every_parameter_has_exactly_one_optimizer() -> None:
     assert build_optimizer(model, "adamw", 0.02, 0.1).parts["vectors"].weight_decay == 0
 
 
+@pytest.mark.parametrize(("d_model", "rate"), [(32, 0.02), (256, 0.02), (512, 0.01), (1024, 0.005)])
+def test_the_embeddings_rate_falls_with_the_width(d_model: int, rate: float) -> None:
+    model = GPT2(GPT2Config(64, 8, d_model, 1, 2))
+    parts = build_optimizer(model, "muon", 0.02, 0.1).parts
+    assert (parts["tables"].lr, parts["vectors"].lr, parts["hidden"].lr) == (rate, 0.01, 0.02)
+
+
 def test_gradient_norm_equals_torch() -> None:
     parameters, _ = twins((5, 7), (3,))
     give_gradients(0, parameters)

@@ -48,8 +48,9 @@ RECIPES = {
 # A trained model is disturbed less by a lower rate.
 FINE_TUNING_SHARE = 0.2
 
-# Muon's recipe: AdamW's learning rates for the rest, as shares of Muon's.
-_EMBEDDING_SHARE = 0.5
+# Muon's recipe: AdamW's learning rates for the rest, as shares of Muon's. The token embedding is the output layer too,
+# and one step of it changes the logits in proportion to the width, so beyond this width its rate falls as 1 / width.
+_EMBEDDING_WIDTH = 256
 _VECTOR_SHARE = 0.5
 
 
@@ -95,9 +96,10 @@ def build_optimizer(
             "vectors": AdamW(vectors, lr),
         })  # fmt: skip
     betas, eps = (0.9, 0.95), 1e-10  # rows of rare tokens have tiny gradients: a larger eps would stall them
+    width = next(iter(tables.values())).shape[1]
     return Together({
         "hidden": Muon(hidden, lr, weight_decay=weight_decay, splits={"c_attn.weight": 3}, **of_muon),
-        "tables": AdamW(tables, lr * _EMBEDDING_SHARE, betas, eps, weight_decay),
+        "tables": AdamW(tables, lr * min(1.0, _EMBEDDING_WIDTH / width), betas, eps, weight_decay),
         "vectors": AdamW(vectors, lr * _VECTOR_SHARE, betas, eps),
     })  # fmt: skip
 
