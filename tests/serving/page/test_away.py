@@ -86,6 +86,24 @@ def test_what_was_asked_meanwhile_is_answered_when_the_server_is_back(
         assert page.locator("[role=alert]").count() == 0
 
 
+@pytest.mark.parametrize("view", ["heads", "switches", "words", "time", "live"])
+def test_a_view_that_was_opened_meanwhile_is_there_when_the_server_is(
+    visit: Callable, served: ServedModel, port: int, view: str
+) -> None:
+    with serving(served, port):
+        page = opened(visit, port, "write")
+    page.get_by_role("button", name="Write", exact=True).click()
+    page.locator(f'nav a[href="#{view}"]').click()
+    until(page, AWAY)
+    with serving(served, port):
+        until(page, HERE)
+        until(page, "document.querySelectorAll('main [data-check]').length === 1")
+        until(page, HERE)
+        assert page.locator("[role=alert]").count() == 0
+        if view == "heads":
+            assert page.locator("[data-matrix]").count() == 1
+
+
 def test_a_server_that_was_exchanged_while_nobody_asked_is_noticed(
     visit: Callable, served: ServedModel, other: ServedModel, port: int
 ) -> None:
