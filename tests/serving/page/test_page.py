@@ -91,7 +91,7 @@ def test_surprise_and_head_and_lens_and_why_show_the_inspection_s_figures(visit:
         float(looked.attention(1, 0).pattern[6, 1]), abs=6e-4
     )
 
-    page = visit().go(place("layers"))
+    page = visit().go(place("layers", at=3))
     lens = looked.logit_lens(1)
     cells = texts(page, "tbody tr[aria-rowindex='5'] td .value")  # the first is the heads of the columns
     assert [number(cell) for cell in cells] == pytest.approx(
