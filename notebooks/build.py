@@ -15,6 +15,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from gpt2 import native
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "notebooks" / "GPT2.py"
 NOTEBOOK = ROOT / "GPT2.ipynb"
@@ -91,6 +93,7 @@ def as_a_terminal_shows(text: str) -> str:
 def main() -> None:
     """Execute and write."""
     notebook = make_notebook(SOURCE.read_text(encoding="utf-8"))
+    native.library()  # else the notebook tells that something is compiled, once per machine
     started = time.perf_counter()
     execute(notebook, ROOT)
     nbformat.validate(notebook)
