@@ -46,7 +46,8 @@ def main() -> int:
             return 1
         print(f"\n{report.table(measured)}\n", flush=True)
         if options.write:
-            command = f"gpt2 bench {name} --rounds {options.rounds} --write"
+            only = "" if options.only == "*" else f" --only '{options.only}'"
+            command = f"gpt2 bench {name}{only} --rounds {options.rounds} --write"
             print(f"kept in {report.save(measured, machine.describe(), command)}", flush=True)
     if options.write:
         report.write_page()
