@@ -229,6 +229,7 @@ def test_links_and_options_exist(document: str) -> None:
         "--index-url",
         "--write",
         "--rounds",
+        "--only",
         "--no-deps",
     }
     from torch.distributed.run import get_args_parser
