@@ -67,8 +67,8 @@ class BulkEncoder:
             TokenizerError: a lone surrogate; the message says where.
         """
         self._characters += len(text)
-        may_be_fast = self.has_much or "_fast" in self.__dict__
-        if may_be_fast and self._fast is not None and len(text) <= MAX_RUN:
+        proven = "_fast" in self.__dict__
+        if (proven or self.has_much) and self._fast is not None and len(text) <= MAX_RUN:
             return self._encode_fast(text)
         # Small pieces: a list of a megabyte's words is large, and one rare character in it would send
         # all of it down the slow road.

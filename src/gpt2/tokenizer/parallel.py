@@ -55,13 +55,9 @@ def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], workers: int) -> G
     bulk, texts = tokenizer.bulk_encoder, iter(texts)
     for text in texts:
         yield _encode(bulk, text)
-        if bulk.has_much:
+        if bulk.has_much and workers > 1 and sys.executable and not bulk.is_fast:
             break
     else:
-        return
-    if workers <= 1 or not sys.executable or bulk.is_fast:
-        for text in texts:
-            yield _encode(bulk, text)
         return
     batches = _batches(texts)
     with contextlib.ExitStack() as stack:
