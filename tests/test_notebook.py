@@ -46,6 +46,7 @@ SMALLER = {
     "context_length = 512 if gpu else 128": "context_length = 64",
     "vocab_size = 10_048 if gpu else 2048": "vocab_size = 512",
     "data_fraction = 0.1": "data_fraction = 1.0",
+    "epochs = None": "epochs = 3",
 }
 
 

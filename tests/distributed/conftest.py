@@ -50,6 +50,8 @@ def launch(home: Path) -> Launch:
             sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={processes // nodes}",
             f"--max-restarts={restarts}", *what,
         ]  # fmt: skip
+        if processes == 1:  # alone, without torchrun
+            command, settings = [sys.executable, *what], settings | {"RANK": "0"}
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running = [subprocess.Popen(command, env=os.environ | settings, **pipes) for _ in range(nodes)]
         done = [process.communicate(timeout=PATIENCE) for process in running]
@@ -81,7 +83,10 @@ def two(home: Path, train_jobs: Callable[..., subprocess.CompletedProcess[str]])
     """Runs of two processes, by name, in a folder."""
     alone = train_jobs(1, {"one-stopped": {"stop": [0, 4]}})
     assert alone.returncode == 0, alone.stderr
-    stopped = train_jobs(2, {"scheduled": {"stop_all": 4, "steps": 40, "save_every": 100}})
+    stopped = train_jobs(2, {
+        "killed": {"die": [1, 7], "save_every": 3, "whole": True},
+        "scheduled": {"stop_all": 4, "steps": 40, "save_every": 100},
+    }, restarts=1)  # fmt: skip
     assert stopped.returncode == 1, stopped.stderr  # so torchrun ends, whatever its processes say
     muon = {"save_every": 3}
     result = train_jobs(2, {

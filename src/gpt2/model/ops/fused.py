@@ -15,8 +15,10 @@ from gpt2.model.segments import Segments
 # Numbers from which on a forward pass alone takes the compiled operations. A rule, no measurement: the same call must
 # always round alike.
 _MUCH = 2**17
-# Logits alive at once in the loss: on a CPU few enough to stay in its cache.
-_LOSS_LOGITS = {"cpu": 2**20, "cuda": 2**27, "mps": 2**24}
+# Logits alive at once in the loss, and rows of them at least: the whole table is read, and its gradient added to, for each
+# such block (docs/recipe.md has the times).
+_LOSS_LOGITS = {"cpu": 2**23, "cuda": 2**27, "mps": 2**24}
+_LOSS_ROWS = 512
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.empty_like(x) if wants_gradient else None
         grad_w = torch.zeros_like(weight, dtype=torch.float32) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float32, device=x.device)
-        size = max(1, _LOSS_LOGITS.get(x.device.type, 2**24) // w.shape[0])
+        size = max(_LOSS_ROWS, _LOSS_LOGITS.get(x.device.type, 2**24) // w.shape[0])
         for start in range(0, x.shape[0], size):
             rows = slice(start, start + size)
             losses, slope = _losses_and_slope(F.linear(x[rows], w), targets[rows])
