@@ -1,6 +1,7 @@
 """Who may ask, from where, how much; and that no field, however absurd, is the server's fault."""
 
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -209,11 +210,15 @@ def test_no_field_is_the_servers_fault(server: Running, path: str, fields: dict)
 
 def test_each_field_alone(server: Running) -> None:
     for field in FIELDS:
-        for value in (None, True, "", [], {}, -1, 0, 1e308, 2**63):
+        for value in (None, True, False, "", [], {}, -1, 0, 1e308, math.nan, math.inf, 2**63):  # JSON here has NaN
             status, _, body = server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 2, field: value})
             assert status == 200 or 400 <= status < 500, (field, value, body)
             if value is None:
                 assert status == 200, field
+            if status != 200:
+                error = json.loads(body)["error"]
+                assert set(error) == {"message", "type", "param", "code"}, (field, value)
+                assert error["message"], (field, value)
 
 
 def test_errors_hold_no_control_characters(server: Running) -> None:
