@@ -100,7 +100,7 @@ def router(served: ServedModel, engine: Engine) -> APIRouter:
     @routes.get("/model")
     async def model() -> Response:
         """What is served: name, shape, limits, snapshots."""
-        return _json(about(served))
+        return _json(await asyncio.to_thread(about, served))
 
     @routes.get("/history")
     async def record() -> Response:

@@ -1,5 +1,6 @@
 """The page in the browser: its files and the policy under which a browser runs them."""
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -114,7 +115,9 @@ def router(static: Path = STATIC, about: Callable[[], dict[str, Any]] | None = N
     @routes.get("/")
     async def index(request: Request) -> Response:
         page = files["index.html"]
-        return (page.telling(about()) if about else page).answer(request)
+        if about:  # looks into the run's folder, and packs: meanwhile streams go on
+            page = await asyncio.to_thread(lambda: files["index.html"].telling(about()))
+        return page.answer(request)
 
     @routes.get("/assets/{name}")
     async def asset(name: str, request: Request) -> Response:
