@@ -13,6 +13,7 @@ from gpt2.serving.choosing import Chooser
 from gpt2.serving.plan import Plan
 
 _MOST = 16  # tokens of each in one call
+_TURNS = 4  # of each thread in one call: at its end one waits for the other, seldom for long if there are many
 _NEAR = 2**24  # bytes of weights that stay in the processor's caches: larger ones are best read once for all streams
 
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -82,7 +83,8 @@ class Burst:
         Returns:
             Those of them that were continued.
         """
-        slots = np.roll(writing, -int(np.searchsorted(writing, self._next)))[: 2 * self._few * self._threads]
+        most = self._few * self._threads * _TURNS
+        slots = np.roll(writing, -int(np.searchsorted(writing, self._next)))[:most]
         self._next = int(slots[-1]) + 1
         self._call(ctypes.byref(self._burst), slots.ctypes.data, len(slots), min(_MOST, len(writing)))
         self._chooser.refill(slots)
