@@ -46,10 +46,12 @@ def process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can answer")
 def test_a_signal_lets_what_runs_finish(process: tuple[subprocess.Popen[str], int]) -> None:
     started, port = process
-    # What a client sends must not write into the log's terminal.
+    # What a client sends must not write into the log's terminal; who leaves in the middle is no fault of the server's.
     for request in (
         b"GET /\x1b[31m HTTP/1.1\r\n\r\n",
         b"GET /%0a%1b[31mred HTTP/1.1\r\nHost: a\r\nUser-Agent: \x1b[2J\r\n\r\n",
+        b'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"prompt',
+        b'POST /api/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"te',
     ):
         with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
             connection.sendall(request)

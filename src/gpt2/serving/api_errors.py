@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -89,10 +90,14 @@ def install(app: FastAPI) -> None:
         message = text.get(error.status_code) or str(error.detail)
         return ApiError(error.status_code, message, headers=error.headers).response()
 
+    async def left(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # counted; nobody reads it, and it is no fault for the log
+
     async def unexpected(request: Request, error: Exception) -> Response:
         return ApiError(500, f"{type(error).__name__} in the server; its log has more").response()
 
     app.add_exception_handler(ApiError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_routing)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(Exception, unexpected)
