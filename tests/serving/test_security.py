@@ -1,5 +1,6 @@
 """Who may ask, from where, how much; and that no field, however absurd, is the server's fault."""
 
+import hmac
 import json
 import math
 import os
@@ -55,6 +56,25 @@ def test_every_route_wants_the_key(locked: Running, served: ServedModel) -> None
         status, _, body = locked.ask("GET", path)
         assert status in (401, 404), path
         assert b'"data"' not in body
+
+
+def test_there_are_no_other_routes(served: ServedModel) -> None:
+    """None fetches an address, loads a model or changes what is served: whoever adds a route names it here."""
+    looking = {"model", "history", "tokens", "look/{view}", "logits", "atlas", "continue"}
+    openai = {"completions", "chat/completions", "models", "models/{name:path}"}
+    known = PUBLIC | {"/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/docs", "/openapi.json"}
+    known |= {f"/api/{name}" for name in looking} | {f"/v1/{name}" for name in openai}
+    assert {path for path, _ in routes(create_app(served, ServeSettings()))} == known
+
+
+def test_keys_are_compared_in_constant_time(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Always digests of one length by the one function that looks at all of them, whatever was sent."""
+    compare, seen = hmac.compare_digest, []
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: seen.append((len(a), len(b))) or compare(a, b))
+    keys = ("", "a", KEY[:-1], KEY, KEY * 50, "é")
+    found = [locked.ask("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})[0] for key in keys]
+    assert found == [401, 401, 401, 200, 401, 401]
+    assert seen == [(32, 32)] * len(keys)
 
 
 def routes(app: Any) -> Iterator[tuple[str, set[str]]]:
