@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import Counter
+from collections.abc import Callable
 
 import openai
 import pytest
@@ -143,6 +145,37 @@ def test_penalties_and_bias(server: Running, served: ServedModel) -> None:
         "logprobs"
     ]
     assert odds["token_logprobs"][0] < -0.5, "scores are the model's, before any bias"
+
+
+def test_penalties_are_those_of_the_formula(server: Running, served: ServedModel) -> None:
+    """Greedy, token for token, against the forward pass bent by hand."""
+    start = [served.tokenizer.eos_token_id, *served.tokenizer.encode(TEXT)]
+    names = TokenNames(served.tokenizer, 400)
+
+    def continued(bend: Callable[[torch.Tensor, list[int]], None]) -> list[str]:
+        ids = list(start)
+        for _ in range(40):
+            with torch.inference_mode():
+                logits = served.model(torch.tensor([ids]))[0, -1].double()
+                bend(logits, ids)
+            ids.append(int(logits.argmax()))
+        return [names[token] for token in ids[len(start) :]]
+
+    def counted(logits: torch.Tensor, ids: list[int]) -> None:
+        for token, times in Counter(ids[len(start) :]).items():  # of what was generated, not of the prompt
+            logits[token] -= 0.7 * times + 0.4
+
+    def repeated(logits: torch.Tensor, ids: list[int]) -> None:
+        for token in set(ids):
+            logits[token] = logits[token] / 1.3 if logits[token] > 0 else logits[token] * 1.3
+
+    fields = {"prompt": start, "max_tokens": 40, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    for bend, penalties in (
+        (counted, {"frequency_penalty": 0.7, "presence_penalty": 0.4}),
+        (repeated, {"repetition_penalty": 1.3}),
+    ):
+        choice = server.complete(**fields, **penalties)["choices"][0]
+        assert choice["logprobs"]["tokens"] == continued(bend), penalties
 
 
 def test_the_end_of_a_text(server: Running, served: ServedModel) -> None:
