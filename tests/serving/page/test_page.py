@@ -12,6 +12,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 
 from gpt2.inspection import ablate, effect, embedding_map, neighbours, run
+from gpt2.serving.history import history
 from gpt2.serving.looking import Looker
 from gpt2.serving.served import ServedModel
 from tests.serving.page.conftest import Page, until
@@ -160,6 +161,26 @@ def test_the_time_machine_moves_every_view(visit: Callable, served: ServedModel)
     assert float(page.locator("[data-bits]").get_attribute("data-bits") or 0) == pytest.approx(first.loss, rel=1e-5)
     slider.press("End")
     until(page, "!location.hash.includes('step=0')")
+
+
+def test_live_shows_the_record_of_the_run(visit: Callable, served: ServedModel) -> None:
+    record = history(served.folder)
+    page = visit().go(place("live"))
+    last = record["last"]
+    assert number(page.locator("[data-step]").inner_text()) == last["step"] > 0
+    assert number(page.locator("[data-speed]").inner_text()) == round(last["tokens_per_second"])
+    assert number(page.locator("[data-valid]").inner_text()) == pytest.approx(record["valid"][-1]["loss"], abs=6e-4)
+    assert page.locator("[data-sample]").inner_text().split() == record["samples"][-1]["text"].split()
+
+
+def test_nothing_moves_for_those_who_ask_for_less_motion(visit: Callable) -> None:
+    moving = """[...document.querySelectorAll('*')].filter((e) => {
+        const style = getComputedStyle(e);
+        return style.animationName !== 'none' || style.transitionDuration.split(', ').some((t) => t !== '0s'); }).length"""
+    still, usual = visit(), visit(reduced_motion="no-preference")
+    for view in VIEWS:
+        assert still.go(place(view)).evaluate(moving) == 0, view
+    assert usual.go(place("switches")).evaluate(moving) > 0
 
 
 def test_the_address_holds_the_state(visit: Callable) -> None:
