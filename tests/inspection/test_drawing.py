@@ -9,8 +9,9 @@ import pytest
 
 from gpt2 import GPT2, Tokenizer
 from gpt2.errors import ConfigError
-from gpt2.inspection import Run, dependency, position_similarity, run
+from gpt2.inspection import Run, dependency, patch_grid, position_similarity, run
 from gpt2.inspection.drawing.style import THEMES, readable_on
+from gpt2.inspection.patching import UNITS
 from gpt2.inspection.result import Check, difference, table
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -120,3 +121,34 @@ def test_a_check_says_whether_it_holds() -> None:
 
     assert difference(torch.tensor([1000.0]), torch.tensor([1000.1])) == pytest.approx(1e-4, rel=1e-2)
     assert table([["a", "n"], ["word", "1"], ["b", "10.5"]]) == ["a        n", "word     1", "b     10.5"]
+
+
+def test_past_and_future_are_parted_by_a_line_in_every_pattern(looked: Run) -> None:
+    """Faint attention has nearly the future's colour, above all in grey."""
+    from matplotlib.collections import LineCollection
+
+    atlas, time = looked.attention(), len(looked.tokens)
+    heads = atlas.patterns.shape[0] * atlas.patterns.shape[1]
+    for view, count in ((looked.attention(0, 1), 1), (atlas, heads)):
+        axes = view.plot("print").axes[0]
+        lines = [
+            line for found in axes.collections if isinstance(found, LineCollection) for line in found.get_segments()
+        ]
+        slanted = [line for line in lines if line[0][0] != line[1][0] and line[0][1] != line[1][1]]
+        assert len(slanted) == count
+        assert slanted[0].tolist() == [[0.5, -0.5], [time - 0.5, time - 1.5]]
+
+
+def test_patches_say_what_is_patched(model: GPT2, tokenizer: Tokenizer) -> None:
+    ids = [5, 6, 7]
+    clean, corrupt = (run(model, tokenizer, [*ids, last]) for last in (8, 9))
+    said = {unit: patch_grid(clean, corrupt, 10, 11, unit=unit).how_to_read for unit in UNITS}
+    assert len(set(said.values())) == len(UNITS) == 4
+    assert "what a head adds" in said["head"]
+
+
+def test_a_probability_ends_at_one(looked: Run) -> None:
+    view = looked.odds(temperatures=(0.01,))
+    ticks = view.plot().axes[0].get_xticks()
+    assert max(ticks) <= 1.0
+    assert len(ticks) > 2

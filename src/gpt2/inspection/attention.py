@@ -93,6 +93,7 @@ class Attention(Result):
             axes, shown, top=None if self.hide_first else 1.0, root=True, visible=torch.ones(time, time).tril().bool(),
             rows=labels, columns=labels, cells=cells, bar="attention (each row sums to 1)",
         )  # fmt: skip
+        canvas.stairs(axes, time)
         axes.tick_params(axis="x", rotation=90)
         axes.set(xlabel="to → (key)", ylabel="from ↓ (query)")
 
@@ -163,12 +164,13 @@ class AttentionAtlas(Result):
         mosaic = torch.full((layers * step - gap, heads * step - gap), torch.nan)
         visible = torch.zeros(mosaic.shape, dtype=torch.bool)
         triangle = torch.ones(small, small).tril().bool()
-        for layer in range(layers):
-            for head in range(heads):
-                place = slice(layer * step, layer * step + small), slice(head * step, head * step + small)
-                mosaic[place], visible[place] = tiles[layer, head], triangle
+        corners = [(layer * step, head * step) for layer in range(layers) for head in range(heads)]
+        for (top, left), tile in zip(corners, tiles.flatten(0, 1), strict=True):
+            place = slice(top, top + small), slice(left, left + small)
+            mosaic[place], visible[place] = tile, triangle
         axes = canvas.axes()
         canvas.matrix(axes, mosaic, top=1.0, root=True, visible=visible, lines=False, bar="attention")
+        canvas.stairs(axes, small, corners)
         middle = (small - 1) / 2
         axes.set_xticks([head * step + middle for head in range(heads)], [str(head) for head in range(heads)])
         axes.set_yticks([layer * step + middle for layer in range(layers)], [str(layer) for layer in range(layers)])

@@ -76,7 +76,8 @@ class Odds(Result):
             values = [*self.probabilities[i].tolist(), float(self.others[i])]
             colours = [theme.accent] * len(self.tokens) + [theme.muted]
             canvas.bars(axes, labels, values, [f"{v:.1%}" for v in values], colours=colours)
-            axes.set_xlim(0, min(1.25, 1.3 * max(values)))
+            axes.set_xlim(0, min(1.25, 1.3 * max(values)))  # room for the text of the longest bar
+            axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(1.0, axes.get_xlim()[1])])
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
             width = math.exp(float(self.entropy[i]))
             axes.set_title(f"temperature {self.temperatures[i]:g}, effective tokens {width:.1f}",

@@ -19,7 +19,14 @@ from gpt2.model import GPT2
 if TYPE_CHECKING:
     from gpt2.inspection.run import Run
 
-UNITS = ("stream", "attention", "mlp", "head")
+# What is patched, and how a cell of the picture calls it.
+_VALUES = {
+    "stream": "the stream before a layer",
+    "attention": "what a layer's attention adds",
+    "mlp": "what a layer's MLP adds",
+    "head": "what a head adds",
+}
+UNITS = tuple(_VALUES)
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ class PatchGrid(Result):
     def how_to_read(self) -> str:
         over = f", mean of {self.num_pairs} pairs" if self.num_pairs > 1 else ""
         return (
-            f"Each cell: one value of {self.clean} put into {self.corrupt}; how much of the lead that brings back "
-            f"(0 none, 1 all{over}; without a number: under 0.005). Orange: it makes the lead worse."
+            f"Each cell: {_VALUES[self.unit]} in {self.clean}, put into {self.corrupt}; how much of the lead that "
+            f"brings back (0 none, 1 all{over}; without a number: under 0.005). Orange: it makes the lead worse."
         )
 
     def rows(self) -> list[list[str]]:

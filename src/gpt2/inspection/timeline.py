@@ -110,6 +110,7 @@ class Timeline(Result):
                 axes.set_visible(False)
                 continue
             canvas.matrix(axes, frames[i], top=1.0, root=True, visible=visible, lines=False)
+            canvas.stairs(axes, len(visible))
             axes.set(xticks=[], yticks=[], aspect="equal")
             axes.set_title(f"step {self.steps[i]:,}", fontsize=7.5, pad=2)
 

@@ -106,6 +106,19 @@ class Canvas:
             axes.vlines([j - 0.5 for j in range(width + 1)], -0.5, height - 0.5, **style)
         axes.tick_params(length=0)
 
+    def stairs(self, axes: "Axes", time: int, corners: Sequence[tuple[int, int]] = ((0, 0),)) -> None:
+        """Lines between the past and the future of attention patterns, whose faintest cells look like the future.
+
+        Args:
+            axes: with the patterns' matrix.
+            time: rows and columns of each pattern.
+            corners: row and column of each one's first cell.
+        """
+        from matplotlib.collections import LineCollection
+
+        lines = [[(j + 0.5, i - 0.5), (j + time - 0.5, i + time - 1.5)] for i, j in corners]
+        axes.add_collection(LineCollection(lines, colors=self.theme.muted, linewidths=0.5), autolim=False)
+
     def _label(self, axes: "Axes", shape: Any, rows: Sequence[str] | None, columns: Sequence[str] | None) -> None:
         for axis, count, labels in ((axes.yaxis, shape[0], rows), (axes.xaxis, shape[1], columns)):
             if labels is None:
