@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from gpt2 import GPT2, GPT2Config, Tokenizer
+from gpt2.interop.importing import import_model
 from tests.faults.harness import needs_fork
 from tests.faults.hostile import Malicious, attempt, nanogpt
 
@@ -56,46 +57,72 @@ WEIGHTS: dict[str, bytes] = {
 }
 
 
+both_ways = pytest.mark.parametrize("way", ["load", "import"])
+
+
+def require_refused(path: Path, tmp_path: Path, way: str) -> str:
+    """What `load` or `gpt2 import` says to it; an import leaves nothing behind."""
+    said = attempt(path, tmp_path, way)
+    assert said.startswith("refused: ")
+    assert not Path(f"{path}-imported").exists()
+    return said
+
+
+@both_ways
 @pytest.mark.parametrize("how", WEIGHTS)
-def test_weights(how: str, good: Path, tmp_path: Path) -> None:
+def test_weights(how: str, way: str, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, tmp_path / "m")
     (tmp_path / "m/model.safetensors").write_bytes(WEIGHTS[how])
-    assert attempt(tmp_path / "m", tmp_path).startswith("refused: ")
+    require_refused(tmp_path / "m", tmp_path, way)
 
 
 def edited(**changes: Any) -> Callable[[dict[str, Any]], str]:
     return lambda config: json.dumps({**config, **changes})
 
 
-CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], str], bool]] = {
-    "code to import": (edited(auto_map={"AutoModelForCausalLM": "evil.Model"}, trust_remote_code=True), True),
-    "internal attention key": (edited(_attn_implementation_internal="evil/kernel"), True),
-    "chat template": (edited(chat_template="{{ ''.__class__.__mro__ }}"), True),
-    "negative width": (edited(n_embd=-16), False),
-    "a width of 1e18": (edited(n_embd=10**18), False),
-    "all at their largest": (edited(n_embd=16_384, n_layer=256, n_head=1, vocab_size=10**6, n_positions=10**6), False),
-    "text for a number": (edited(n_layer="1"), False),
-    "NaN": (edited(n_layer=float("nan")), False),
-    "infinite dropout": (edited(resid_pdrop=float("inf")), False),
-    "a list for a number": (edited(n_head=[2]), False),
-    "other activation": (edited(activation_function="__import__('os').system('true')"), False),
-    "end of text beyond the vocabulary": (edited(eos_token_id=10**9), False),
-    "nested without end": (lambda config: "[" * 100_000, False),
-    "50 MB": (lambda config: json.dumps({**config, "x": "y" * 50_000_000}), False),
-    "no object": (lambda config: "[]", False),
-    "a number of a million digits": (lambda config: '{"n_layer": ' + "9" * 1_000_000 + "}", False),
-    "lone surrogate": (lambda config: json.dumps({**config, "model_type": "\ud800"}), False),
+HARMLESS: dict[str, Callable[[dict[str, Any]], str]] = {  # what they name is never looked for
+    "code to import": edited(auto_map={"AutoModelForCausalLM": "evil.Model"}, trust_remote_code=True),
+    "internal attention key": edited(_attn_implementation_internal="evil/kernel"),
+    "chat template": edited(chat_template="{{ ''.__class__.__mro__ }}"),
+}
+CONFIGS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "negative width": edited(n_embd=-16),
+    "a width of 1e18": edited(n_embd=10**18),
+    "all at their largest": edited(n_embd=16_384, n_layer=256, n_head=1, vocab_size=10**6, n_positions=10**6),
+    "text for a number": edited(n_layer="1"),
+    "NaN": edited(n_layer=float("nan")),
+    "infinite dropout": edited(resid_pdrop=float("inf")),
+    "a list for a number": edited(n_head=[2]),
+    "other activation": edited(activation_function="__import__('os').system('true')"),
+    "end of text beyond the vocabulary": edited(eos_token_id=10**9),
+    "nested without end": lambda config: "[" * 100_000,
+    "50 MB": lambda config: json.dumps({**config, "x": "y" * 50_000_000}),
+    "no object": lambda config: "[]",
+    "a number of a million digits": lambda config: '{"n_layer": ' + "9" * 1_000_000 + "}",
+    "lone surrogate": lambda config: json.dumps({**config, "model_type": "\ud800"}),
 }
 
 
+def with_config(make: Callable[[dict[str, Any]], str], good: Path, folder: Path) -> Path:
+    shutil.copytree(good, folder)
+    (folder / "config.json").write_text(make(json.loads((good / "config.json").read_text())))
+    return folder
+
+
+@both_ways
 @pytest.mark.parametrize("how", CONFIGS)
-def test_configuration(how: str, good: Path, tmp_path: Path) -> None:
-    make, harmless = CONFIGS[how]
-    shutil.copytree(good, tmp_path / "m")
-    config = json.loads((good / "config.json").read_text())
-    (tmp_path / "m/config.json").write_text(make(config))
-    said = attempt(tmp_path / "m", tmp_path)
-    assert said == "loaded" if harmless else said.startswith("refused: ")
+def test_configuration(how: str, way: str, good: Path, tmp_path: Path) -> None:
+    require_refused(with_config(CONFIGS[how], good, tmp_path / "m"), tmp_path, way)
+
+
+@pytest.mark.parametrize("how", HARMLESS)
+def test_what_a_configuration_names_is_not_run(how: str, good: Path, tmp_path: Path) -> None:
+    """Nor by transformers, with which an import is compared."""
+    folder = with_config(HARMLESS[how], good, tmp_path / "m")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass\n")
+    assert attempt(folder, tmp_path) == "loaded"
+    assert import_model(str(folder), out=tmp_path / "out").verified is not None
+    assert not (tmp_path / "ran").exists()
 
 
 Change = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -178,23 +205,24 @@ def test_vocabulary_and_merges(how: str, good: Path, tmp_path: Path) -> None:
     spoilt = {"50 MB of merges": b"a b\n" * 12_500_000, "merges of unknown tokens": b"zzz yyy\n"}
     (tmp_path / "m/merges.txt").write_bytes(spoilt.get(how, b"\xff\xfe" if "no text" in how else merges))
     for way in ("load", "import"):
-        assert attempt(tmp_path / "m", tmp_path, way).startswith("refused: ")
+        require_refused(tmp_path / "m", tmp_path, way)
 
 
+@both_ways
 @pytest.mark.parametrize("name", ["gpt2_model.pt", "pytorch_model.bin", "model.safetensors", "weights.pth"])
-def test_pickles_run_nothing(name: str, good: Path, tmp_path: Path) -> None:
+def test_pickles_run_nothing(name: str, way: str, good: Path, tmp_path: Path) -> None:
     """S1."""
     shutil.copytree(good, tmp_path / "m")
     (tmp_path / "m/model.safetensors").unlink()
     path = tmp_path / "m" / name
     for write in (torch.save, lambda value, place: place.write_bytes(pickle.dumps(value))):
         write({"w": Malicious(tmp_path / "ran")}, path)
-        said = attempt(path if path.suffix.startswith(".pt") else path.parent, tmp_path)
-        assert said.startswith("refused: ")
+        require_refused(path if path.suffix.startswith(".pt") else path.parent, tmp_path, way)
         assert not (tmp_path / "ran").exists()
 
 
-def test_a_zip_that_blows_up(good: Path, tmp_path: Path) -> None:
+@both_ways
+def test_a_zip_that_blows_up(way: str, good: Path, tmp_path: Path) -> None:
     """S6: a few kilobytes that claim to be gigabytes of weights."""
     shutil.copytree(good, tmp_path / "m")
     path = tmp_path / "m/bomb.pt"
@@ -210,20 +238,19 @@ def test_a_zip_that_blows_up(good: Path, tmp_path: Path) -> None:
                 else:
                     file.write(content.replace(b"K\x04", b"J" + struct.pack("<i", 1500 << 18)))
     assert path.stat().st_size < 3_000_000
-    said = attempt(path, tmp_path)
-    assert said.startswith("refused: ")
-    assert "compressed" in said
+    assert "compressed" in require_refused(path, tmp_path, way)
 
 
+@both_ways
 @pytest.mark.parametrize(
     "name", ["../../../etc/passwd", "/etc/passwd", "..", "a/../../b.safetensors", "C:\\x.bin", "x"]
 )
-def test_an_index_of_shards_names_only_files_beside_it(name: str, good: Path, tmp_path: Path) -> None:
+def test_an_index_of_shards_names_only_files_beside_it(name: str, way: str, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, tmp_path / "m")
     (tmp_path / "m/model.safetensors").unlink()
     index = {"weight_map": {"transformer.wte.weight": name}}
     (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps(index))
-    assert attempt(tmp_path / "m", tmp_path).startswith("refused: ")
+    require_refused(tmp_path / "m", tmp_path, way)
 
 
 def test_weights_that_are_no_numbers(good: Path, tmp_path: Path) -> None:
@@ -235,3 +262,4 @@ def test_weights_that_are_no_numbers(good: Path, tmp_path: Path) -> None:
     path.write_bytes(content)
     os.utime(path)
     assert attempt(tmp_path / "m", tmp_path) == "loaded"
+    assert "no finite numbers" in require_refused(tmp_path / "m", tmp_path, "import")

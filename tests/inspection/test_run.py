@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2 import GPT2, GPT2Config, Tokenizer
+from gpt2 import GPT2, GPT2Config, Tokenizer, load
+from gpt2.data import iter_documents
 from gpt2.errors import ConfigError, DataError
 from gpt2.inspection import Cache, Run, ablate, all_names, long_name, run
 from tests.conftest import randomize
@@ -64,6 +65,21 @@ def test_every_identity_holds(kernels: str, spread: float, tokenizer: Tokenizer)
     assert checks.ok, str(checks)
     assert checks.worst < 1e-5
     assert model.training  # as it was
+
+
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
+def test_every_identity_holds_of_a_trained_model(kernels: str) -> None:
+    """The shipped one, over a text of its whole context: tokens it knows well, and bytes it has hardly met."""
+    shipped, tokenizer = load("demo")
+    model = GPT2(shipped.config, kernels)
+    model.load_state_dict(shipped.state_dict())
+    story = next(story for story in iter_documents() if len(tokenizer.encode(story)) >= model.config.context_length)
+    ids = tokenizer.encode(story)[: model.config.context_length - 1]
+    for text in (ids, TEXT, "A 🦕 said: Zürich, 北京!\n\n"):
+        checks = run(model, tokenizer, text).checks
+        assert len(checks.items) == 11
+        assert checks.ok, str(checks)
+        assert checks.worst < 1e-4
 
 
 @pytest.mark.parametrize(
