@@ -15,8 +15,8 @@ from gpt2.model.segments import Segments
 # Numbers from which on a forward pass alone takes the compiled operations. A rule, no measurement: the same call must
 # always round alike.
 _MUCH = 2**17
-# Logits alive at once in the loss, and rows of them at least: for each such block the whole table is read and its gradient
-# added to.
+# Logits alive at once in the loss, and rows of them at least: each such block reads the whole table, and adds to its
+# gradient.
 _LOSS_LOGITS = {"cpu": 2**23, "cuda": 2**27, "mps": 2**24}
 _LOSS_ROWS = 512
 
