@@ -114,9 +114,9 @@ def router(static: Path = STATIC, about: Callable[[], dict[str, Any]] | None = N
 
     @routes.get("/")
     async def index(request: Request) -> Response:
-        page = files["index.html"]
-        if about:  # looks into the run's folder, and packs: meanwhile streams go on
-            page = await asyncio.to_thread(lambda: files["index.html"].telling(about()))
+        page, tell = files["index.html"], about
+        if tell:  # looks into the run's folder, and packs: meanwhile streams go on
+            page = await asyncio.to_thread(lambda: files["index.html"].telling(tell()))
         return page.answer(request)
 
     @routes.get("/assets/{name}")
