@@ -49,7 +49,7 @@ def _place(axes: Any, values: Sequence[Any]) -> list[float]:
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     kinds = sorted(set(values)) if numbers else sorted({str(value) for value in values})
     if not numbers or len(kinds) <= _LABELLED:
-        axes.set_xticks(range(len(kinds)), [f"{kind:g}" if numbers else kind for kind in kinds])
+        axes.set_xticks(range(len(kinds)), _labels(kinds))
         axes.set_xlim(-0.5, len(kinds) - 0.5)
         return [float(kinds.index(value if numbers else str(value))) for value in values]
     if min(values) > 0 and max(values) >= 8 * min(values):
@@ -58,6 +58,12 @@ def _place(axes: Any, values: Sequence[Any]) -> list[float]:
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     return list(values)
+
+
+def _labels(kinds: Sequence[Any]) -> list[str]:
+    """Numbers in three digits, where that tells them apart: longer ones, as a random search draws, would meet."""
+    short = [f"{kind:.3g}" if isinstance(kind, float) else f"{kind}" for kind in kinds]
+    return short if len(set(short)) == len(kinds) else [f"{kind}" for kind in kinds]
 
 
 def draw_law(outcome: Outcome, target: Path) -> None:
