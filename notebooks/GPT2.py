@@ -2353,9 +2353,10 @@ print(f"the whole notebook took {time.perf_counter() - notebook_started:.0f} s")
 # 3. Train with `optimizer_name = "adamw"`. Which baseline is passed later than before?
 #    <details><summary>Answer</summary>Look at the ✓ under the curve: it names the step at which each was passed. In
 #    the same time AdamW usually ends above Muon here.</details>
-# 4. Leave the positions out (`embed` returns only `wte`). How much does the held-out loss suffer?
+# 4. Leave the positions out (in `embed`, add `0 * self.wpe(positions)`). How much does the held-out loss suffer?
 #    <details><summary>Answer</summary>Less than one would think: with depth, order leaks in through the mask (the
-#    last picture of section 5). But it is worse, and most at the beginning of the training.</details>
+#    last picture of section 5). At first it even learns a little faster, for there is less to learn; later it falls
+#    behind. `same` will object, rightly: that is no longer a GPT-2.</details>
 # 5. Untie the embeddings: give `GPT2` an output matrix of its own. How many parameters does that add to ours?
 #    <details><summary>Answer</summary>V · D: as many as the token table. Section 8 computes the number for GPT-2
 #    small.</details>
