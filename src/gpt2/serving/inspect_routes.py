@@ -182,8 +182,8 @@ def _tokens(served: ServedModel, text: str) -> dict[str, Any]:
 def _logits(looker: Looker, ask: Ask) -> dict[str, Any]:
     run = looker.run(ask)
     odds = run.odds(ask.position, (1.0,), ask.k or 60)
-    values = run.logits[odds.position][: looker.served.tokenizer.vocab_size]
-    return {"logits": packed(values.float()), "all": len(run.logits[0]), "odds": odds.to_json()}
+    # Of ids without a token, too: where a vocabulary is padded, the model gives them a share, and so does the sampler.
+    return {"logits": packed(run.logits[odds.position].float()), "odds": odds.to_json()}
 
 
 def _atlas(looker: Looker, ask: Ask) -> dict[str, Any]:

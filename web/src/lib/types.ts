@@ -43,7 +43,6 @@ export interface Odds extends View {
 
 export interface Logits {
   logits: string;
-  all: number;
   odds: Odds;
 }
 
