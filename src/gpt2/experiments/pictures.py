@@ -85,9 +85,10 @@ def draw_law(outcome: Outcome, target: Path) -> None:
         axes.plot(check.compute, check.bits_per_byte, "D", color=_ORANGE, markersize=9, label="the run held back")
         for size in dict.fromkeys(member.size for member in [*members, check]):
             one = next(member for member in [*members, check] if member.size == size)
-            axes.annotate(
-                size, (one.compute, one.bits_per_byte), xytext=(6, 8), textcoords="offset points", color=_GREY
-            )
+            above = one.bits_per_byte >= outcome.law(np.array([one.compute]))[0]
+            # The law falls: to the right above it, and to the left below it, no name meets it.
+            where = {"xytext": (6, 8), "ha": "left"} if above else {"xytext": (-9, -4), "ha": "right"}
+            axes.annotate(size, (one.compute, one.bits_per_byte), textcoords="offset points", color=_GREY, **where)
         axes.set(xscale="log", xlabel="training compute, 6 N D (FLOPs)", ylabel="bits per byte of held-out text")
         axes.set_title(f"exponent {outcome.law.exponent:.3f}, floor {outcome.law.floor:.3f} bits per byte")
         axes.legend(frameon=False, loc="upper right")
