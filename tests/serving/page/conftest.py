@@ -22,7 +22,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps, with snapshots, metrics and samples."""
     folder = tmp_path_factory.mktemp("page") / "tiny"
     gpt2.train(
-        [], out=str(folder), steps=12, fraction=0.05, vocab_size=500, context_length=64, d_model=32, num_layers=2,
+        [], out=str(folder), steps=12, fraction=0.05, vocab_size=512, context_length=64, d_model=32, num_layers=2,
         num_heads=2, batch_size=4, evals=2, snapshots=4, compile="off", dtype="float32", progress=False,
     )  # fmt: skip
     return folder

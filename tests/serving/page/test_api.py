@@ -5,12 +5,14 @@ import json
 import re
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from starlette.testclient import TestClient
 
+from gpt2 import GPT2
 from gpt2.checkpoint.snapshots import list_snapshots
 from gpt2.inspection import ablate, effect, embedding_map, head_kinds, neighbours, run
 from gpt2.inspection.interventions import Intervention
@@ -78,13 +80,24 @@ def test_logits_and_tiles_are_the_model_s(address: str, served: ServedModel) -> 
     looked = run(served.model, served.tokenizer, TEXT)
     found = ask(address, "logits", {"text": TEXT, "position": 5})
     values = torch.frombuffer(bytearray(base64.b64decode(found["logits"])), dtype=torch.float32)
-    assert len(values) == served.model.config.vocab_size > served.tokenizer.vocab_size  # padded ids have a share, too
     assert torch.equal(values, looked.logits[5])
-    assert max(found["odds"]["ids"]) < len(values)
     found = ask(address, "atlas", {"text": TEXT})
     time = len(looked.tokens)
     painted = torch.frombuffer(bytearray(base64.b64decode(found["tiles"])), dtype=torch.uint8).view(2, 2, time, time)
     assert (painted / 255 - looked.attention().patterns).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_logits_of_a_padded_vocabulary_are_all_there(served: ServedModel) -> None:
+    """Ids without a token have a share too, and the page's softmax must be the model's."""
+    config = replace(served.model.config, vocab_size=576)
+    model = GPT2(config, generator=torch.Generator().manual_seed(0)).eval()
+    padded = ServedModel("padded", None, model, served.tokenizer, torch.device("cpu"))
+    with TestClient(create_app(padded, ServeSettings()), base_url="http://127.0.0.1") as client:
+        found = client.post("/api/logits", json={"text": TEXT}).json()
+    values = torch.frombuffer(bytearray(base64.b64decode(found["logits"])), dtype=torch.float32)
+    assert torch.equal(values, run(model, served.tokenizer, TEXT).logits[-1])
+    assert len(values) == 576 > served.tokenizer.vocab_size > 0
+    assert max(found["odds"]["ids"]) >= served.tokenizer.vocab_size
 
 
 def test_tiles_of_a_long_text_keep_what_is_thin() -> None:
