@@ -115,9 +115,9 @@ def router(static: Path = STATIC, about: Callable[[], dict[str, Any]] | None = N
     @routes.get("/")
     async def index(request: Request) -> Response:
         page, tell = files["index.html"], about
-        if tell:  # looks into the run's folder, and packs: meanwhile streams go on
-            page = await asyncio.to_thread(lambda: files["index.html"].telling(tell()))
-        return page.answer(request)
+        # It looks into the run's folder, and packs: meanwhile streams go on.
+        told = await asyncio.to_thread(lambda: page.telling(tell())) if tell else page
+        return told.answer(request)
 
     @routes.get("/assets/{name}")
     async def asset(name: str, request: Request) -> Response:
