@@ -130,7 +130,7 @@ def test_trained_models_that_have_learned_twice_as_long_are_told_apart() -> None
 
 
 SMALL = {
-    "d_model": 32, "num_layers": 1, "num_heads": 2, "context_length": 64, "vocab_size": 384, "batch_size": 16,
+    "d_model": 32, "num_layers": 1, "num_heads": 2, "context_length": 64, "vocab_size": 384, "batch_size": 8,
     "evals": 1, "progress": False, "dtype": "float32", "compile": "off", "threads": 1,
 }  # fmt: skip
 
