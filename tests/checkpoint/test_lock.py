@@ -1,26 +1,35 @@
 """One trainer per run folder."""
 
+import contextlib
 import json
 import os
 import platform
-import subprocess
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpt2.checkpoint.lock import RunLock
 from gpt2.errors import UserError
-from tests.faults.harness import PATIENCE
+from tests.faults.harness import PATIENCE, kill, start, wait_for
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from gpt2.checkpoint.lock import RunLock
-with RunLock(Path(sys.argv[1]), print):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+
+def hold(path: str) -> None:
+    """What another process does."""
+    with RunLock(Path(path), print):
+        time.sleep(PATIENCE)
+
+
+def take_often(path: str, mark: str) -> None:
+    """Hold it forty times; making `mark` fails if another is inside."""
+    got = 0
+    while got < 40:
+        with contextlib.suppress(UserError), RunLock(Path(path), lambda line: None):
+            Path(mark).mkdir()
+            Path(mark).rmdir()
+            got += 1
 
 
 @pytest.fixture
@@ -28,30 +37,27 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run" / "training" / "lock"
 
 
-def hold(path: Path) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+@pytest.fixture
+def holder(path: Path) -> Iterator[Any]:
+    """Another process that holds the lock."""
+    process = start(hold, str(path))
+    wait_for(lambda: path.exists() and path.read_text(), process)
+    yield process
+    kill(process)
 
 
-def test_the_second_is_refused_and_told_who_the_first_is(path: Path) -> None:
-    with hold(path) as process:
-        try:
-            with pytest.raises(UserError, match=f"another training works in .*run: process {process.pid} on"):
-                RunLock(path, print).__enter__()
-            assert json.loads(path.read_text())["host"] == platform.node()
-        finally:
-            process.kill()
+def test_the_second_is_refused_and_told_who_the_first_is(path: Path, holder: Any) -> None:
+    with pytest.raises(UserError, match=f"another training works in .*run: process {holder.pid} on"):
+        RunLock(path, print).__enter__()
+    assert json.loads(path.read_text())["host"] == platform.node()
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_and_that_is_said(path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over_and_that_is_said(path: Path, holder: Any) -> None:
     said: list[str] = []
-    with hold(path) as process:
-        process.kill()
+    kill(holder)
     with RunLock(path, said.append):
         assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert said == [f"lock: taken over from process {process.pid} on {platform.node()}, since "
+    assert said == [f"lock: taken over from process {holder.pid} on {platform.node()}, since "
                     + said[0].partition("since ")[2]]  # fmt: skip
     assert "has ended without a word" in said[0]
 
@@ -65,28 +71,10 @@ def test_it_leaves_nothing_and_may_be_held_again(path: Path) -> None:
 
 def test_one_at_a_time_when_many_want_it(path: Path, tmp_path: Path) -> None:
     """Files that are removed and made anew are where such locks go wrong."""
-    code = """
-import sys, time
-from pathlib import Path
-from gpt2.checkpoint.lock import RunLock
-from gpt2.errors import UserError
-from tests.faults.harness import PATIENCE
-path, mark, got = Path(sys.argv[1]), Path(sys.argv[2]), 0
-end = time.monotonic() + 600
-while got < 40 and time.monotonic() < end:
-    try:
-        with RunLock(path, lambda s: None):
-            mark.mkdir()  # fails if another is inside
-            mark.rmdir()
-            got += 1
-    except UserError:
-        pass
-sys.exit(got != 40)
-"""
-    command = [sys.executable, "-c", code, str(path), str(tmp_path / "inside")]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
-    errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    processes = [start(take_often, str(path), str(tmp_path / "inside")) for _ in range(3)]
+    for process in processes:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

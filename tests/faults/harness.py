@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -37,8 +36,8 @@ needs_strace = pytest.mark.skipif(
     reason="strace is missing, or may not trace here (apt-get install strace)",
 )
 
+_SERVER = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 if hasattr(os, "fork"):
-    _SERVER = multiprocessing.get_context("forkserver")
     _SERVER.set_forkserver_preload(["gpt2.training.run", "gpt2.interop.importing", "tests.faults.harness"])
 
 
@@ -97,9 +96,12 @@ def wait_for(condition: Callable[[], Any], process: Any, seconds: float = PATIEN
     return value
 
 
-def kill(process: Any, number: int = signal.SIGKILL) -> int:
-    """Send a signal and wait for the end; the exit status."""
-    os.kill(process.pid, number)
+def kill(process: Any, number: int | None = None) -> int:
+    """Send a signal, SIGKILL where none is named, and wait for the end; the exit status."""
+    if number is None:
+        process.kill()
+    else:
+        os.kill(process.pid, number)
     process.join(PATIENCE)
     assert process.exitcode is not None
     return process.exitcode
