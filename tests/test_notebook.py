@@ -47,6 +47,7 @@ SMALLER = {
     "vocab_size = 10_048 if gpu else 2048": "vocab_size = 512",
     "data_fraction = 0.1": "data_fraction = 1.0",
     "epochs = None": "epochs = 3",
+    "train_small(240, descend, shift)": "train_small(140, descend, shift)",
 }
 
 

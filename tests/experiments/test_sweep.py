@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from gpt2.cli import main
+from gpt2.data import iter_documents
 from gpt2.experiments.space import Space
 from gpt2.experiments.sweep import Sweep
 
 BASE = """
 [base]
-fraction = 0.05
+text = ["{text}"]
 d_model = 16
 num_layers = 1
 num_heads = 1
@@ -38,7 +39,11 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, head: str, search: str, steps: int = 4) -> Path:
-    path.write_text(f"{head}\n{BASE.format(steps=steps)}\n[search]\n{search}\n")
+    text = path.with_suffix(".txt")
+    text.write_text(
+        "\n<|endoftext|>\n".join(story for _, story in zip(range(60), iter_documents(), strict=False)), "utf-8"
+    )
+    path.write_text(f"{head}\n{BASE.format(steps=steps, text=text.as_posix())}\n[search]\n{search}\n")
     return path
 
 
