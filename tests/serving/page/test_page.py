@@ -71,6 +71,18 @@ def test_top_p_and_top_k_keep_what_the_sampler_keeps(visit: Callable, served: Se
     )
 
 
+def test_one_head_shows_the_last_keys_and_what_it_takes_most_from(visit: Callable, served: ServedModel) -> None:
+    text = 3 * f"{TEXT} "
+    looked = run(served.model, served.tokenizer, text)
+    patterns = {query: looked.head(0, 0, query).pattern for query in range(20, len(looked.tokens))}
+    query, pattern = next((query, p) for query, p in patterns.items() if p.argmax() < query - 15)
+    page = visit().go(place("head", text=text, layer=0, head=0, at=query))
+    shown = [number(share) for share in texts(page, "[data-share]")]
+    assert shown == pytest.approx([pattern.max().item(), *pattern[-15:].tolist()], abs=6e-4)
+    page.get_by_role("button", name=f"All {query + 1} keys").click()
+    assert [number(share) for share in texts(page, "[data-share]")] == pytest.approx(pattern.tolist(), abs=6e-4)
+
+
 def test_surprise_and_head_and_lens_and_why_show_the_inspection_s_figures(visit: Callable, served: ServedModel) -> None:
     looked = run(served.model, served.tokenizer, TEXT)
     page = visit().go(place("surprise"))
