@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gpt2.data import iter_documents
 from tests.faults.harness import PATIENCE
+from tests.stories import write_stories
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun's signals are POSIX")
 
@@ -31,8 +31,7 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with stories.txt, sixty of the bundled stories, in it; the cache lies there too."""
     path = tmp_path_factory.mktemp("distributed")
-    stories = [story for _, story in zip(range(60), iter_documents(), strict=False)]
-    (path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    write_stories(path / "stories.txt", 60)
     return path
 
 

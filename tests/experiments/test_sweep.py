@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gpt2.cli import main
-from gpt2.data import iter_documents
 from gpt2.experiments.space import Space
 from gpt2.experiments.sweep import Sweep
+from tests.stories import write_stories
 
 BASE = """
 [base]
@@ -39,10 +39,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, head: str, search: str, steps: int = 4) -> Path:
-    text = path.with_suffix(".txt")
-    text.write_text(
-        "\n<|endoftext|>\n".join(story for _, story in zip(range(60), iter_documents(), strict=False)), "utf-8"
-    )
+    text = write_stories(path.with_suffix(".txt"), 60)
     path.write_text(f"{head}\n{BASE.format(steps=steps, text=text.as_posix())}\n[search]\n{search}\n")
     return path
 

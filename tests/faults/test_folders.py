@@ -12,8 +12,8 @@ import pytest
 
 from gpt2.checkpoint.store import newest_checkpoint
 from gpt2.cli import main
-from gpt2.data import iter_documents
 from tests.faults.harness import PATIENCE, kill, start, steps_saved
+from tests.stories import write_stories
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="permissions as Linux has them")
 
@@ -84,9 +84,7 @@ Train = Callable[..., Training]
 @pytest.fixture
 def train(tmp_path: Path) -> Iterator[Train]:
     """Starts `gpt2 train` on 40 stories: (out, *options); what it says can be read line by line."""
-    text, running = tmp_path / "stories.txt", []
-    stories = [story for _, story in zip(range(40), iter_documents(), strict=False)]
-    text.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    text, running = write_stories(tmp_path / "stories.txt", 40), []
 
     def run(out: Path, *options: str, resume: bool = False) -> Training:
         what = ["--resume", str(out)] if resume else [str(text), "--out", str(out), *options]

@@ -223,20 +223,20 @@ def test_pickles_run_nothing(name: str, way: str, good: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def bomb(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A few megabytes that claim to be a gigabyte of weights."""
+    """A few kilobytes that claim to be gigabytes of weights."""
     path = tmp_path_factory.mktemp("bomb") / "bomb.pt"
     torch.save({"w": torch.zeros(4)}, path)
     with zipfile.ZipFile(path) as source:
         parts = {name: source.read(name) for name in source.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
         for name, content in parts.items():
             with target.open(name, "w", force_zip64=True) as file:
                 if name.endswith("data/0"):
-                    for _ in range(1100):
+                    for _ in range(1500):
                         file.write(bytes(1 << 20))
                 else:
-                    file.write(content.replace(b"K\x04", b"J" + struct.pack("<i", 1100 << 18)))
-    assert path.stat().st_size < 6_000_000
+                    file.write(content.replace(b"K\x04", b"J" + struct.pack("<i", 1500 << 18)))
+    assert path.stat().st_size < 3_000_000
     return path.read_bytes()
 
 

@@ -16,23 +16,16 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from gpt2 import Tokenizer, load, train
 from gpt2.checkpoint.store import newest_checkpoint
-from gpt2.data import iter_documents
 from gpt2.errors import CheckpointError, ConfigError, DivergedError, UserError
 from gpt2.training.hooks import Validation
 from tests.faults.harness import PATIENCE
 from tests.integration.breaking import break_off
+from tests.stories import write_stories
 
 TINY: dict[str, Any] = {
     "d_model": 32, "num_layers": 2, "num_heads": 2, "context_length": 64, "vocab_size": 400, "batch_size": 8,
     "progress": False, "dtype": "float32",
 }  # fmt: skip
-
-
-def write_stories(path: Path, count: int) -> Path:
-    """So many of the bundled stories."""
-    stories = [story for _, story in zip(range(count), iter_documents(), strict=False)]
-    path.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,14 @@ import pytest
 
 from gpt2 import train
 from gpt2.cli import main
-from gpt2.data import iter_documents
 from gpt2.training.verification import Verdict, verify_resume
+from tests.stories import write_stories
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("verify") / "model"
-    text = out.with_name("stories.txt")
-    text.write_text(
-        "\n<|endoftext|>\n".join(story for _, story in zip(range(40), iter_documents(), strict=False)), "utf-8"
-    )
+    text = write_stories(out.with_name("stories.txt"), 40)
     sizes = {"d_model": 32, "num_layers": 1, "num_heads": 2, "context_length": 32, "vocab_size": 300}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT2_CACHE", str(out.parent / "cache"))
