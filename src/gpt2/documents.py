@@ -57,17 +57,20 @@ class DocumentSplitter:
         self._piece: str | None = None  # the newest of this document: is it the last? Not known yet
         self._after_separator = False
 
-    def push(self, text: str) -> Iterator[Piece]:
-        """Take in the next stretch of text, with LF newlines."""
+    def push(self, text: str) -> list[Piece]:
+        """Take in the next stretch of text, with LF newlines; what is complete comes out."""
         self._text += text
         if self._after_separator:
             self._text = self._text.lstrip(" \t")
             self._after_separator = not self._text
         *documents, rest = self._text.split(SEPARATOR)
-        for number, document in enumerate(documents):
-            # Blanks beside a separator belong to its line, not to the document.
-            yield from self._finish((document.lstrip(" \t") if number else document).rstrip(" \t"))
+        pieces: list[Piece] = []
         if documents:
+            # Blanks beside a separator belong to its line, not to the document.
+            pieces += self._finish(documents[0].rstrip(" \t"))
+            # The others begin and end in this stretch: nothing of them is held.
+            whole = (document.strip(" \t").strip("\n") for document in documents[1:])
+            pieces += [(document, True) for document in whole if document or self.keep_empty]
             rest = rest.lstrip(" \t")
             self._after_separator = not rest
         if self.paragraphs:
@@ -76,9 +79,10 @@ class DocumentSplitter:
             blocks[0] = blocks[0].removeprefix(before)
             rest = blocks.pop()
             for block in blocks:
-                yield from self._finish(block)
+                pieces += self._finish(block)
         self._text = rest if self._piece is not None else rest.lstrip("\n")
-        yield from self._shorten()
+        pieces += self._shorten()
+        return pieces
 
     def flush(self) -> Iterator[Piece]:
         """The text ends, and with it the last document."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2.data.shard_writer import EncodedPiece, write_shards
+from gpt2.data.shard_writer import EncodedPieces, write_shards
 from gpt2.data.shards import TokenShards, sealed
 from gpt2.errors import DataError
 from gpt2.tokenizer import Tokenizer
@@ -16,18 +16,37 @@ DOCUMENTS = [list(range(1, 1 + n)) for n in (3, 1, 7, 2, 5, 4, 6, 1)]
 FLAT = [i for document in DOCUMENTS for i in (0, *document)]
 
 
-def pieces_after(skip: int) -> Iterator[EncodedPiece]:
+def encoded(*pieces: tuple[list[int], int, bool]) -> EncodedPieces:
+    ids, num_bytes, last = zip(*pieces, strict=True)
+    flat = np.array([i for piece in ids for i in piece], "<u2")
+    return EncodedPieces(flat, np.array(list(map(len, ids))), np.array(num_bytes), np.array(last))
+
+
+def pieces_after(skip: int, together: int = 1) -> Iterator[EncodedPieces]:
+    pieces = []
     for ids in DOCUMENTS[skip:]:
-        raw = np.array(ids, "<u2").tobytes()
-        yield EncodedPiece(raw[:2], 5, len(ids) == 1)
+        pieces.append((ids[:1], 5, len(ids) == 1))
         if len(ids) > 1:
-            yield EncodedPiece(raw[2:], 6, True)
+            pieces.append((ids[1:], 6, True))
+    return (encoded(*pieces[start : start + together]) for start in range(0, len(pieces), together))
 
 
 @pytest.fixture(params=[1, 10, 1000], ids=["shard per document", "some shards", "one shard"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, tokenizer: Tokenizer) -> Path:
     write_shards(tmp_path / "s", tokenizer, pieces_after, shard_ids=request.param)
     return tmp_path / "s"
+
+
+@pytest.mark.parametrize("shard_ids", [1, 8, 9, 1000])
+@pytest.mark.parametrize("together", [2, 3, 5, 100])
+def test_shards_do_not_depend_on_how_the_pieces_come(
+    together: int, shard_ids: int, tmp_path: Path, tokenizer: Tokenizer
+):
+    write_shards(tmp_path / "one", tokenizer, pieces_after, shard_ids=shard_ids)
+    write_shards(tmp_path / "many", tokenizer, lambda skip: pieces_after(skip, together), shard_ids=shard_ids)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes() for name in files)
 
 
 def test_reads_back_what_was_written(folder: Path, tokenizer: Tokenizer):
@@ -75,8 +94,8 @@ def test_fingerprint_is_of_the_contents(folder: Path, tmp_path: Path, tokenizer:
     assert TokenShards.open(tmp_path / "moved").fingerprint == first
     other = [*DOCUMENTS[:-1], [2]]
 
-    def others(skip: int) -> Iterator[EncodedPiece]:
-        return (EncodedPiece(np.array(ids, "<u2").tobytes(), 5, True) for ids in other[skip:])
+    def others(skip: int) -> Iterator[EncodedPieces]:
+        return (encoded((ids, 5, True)) for ids in other[skip:])
 
     write_shards(tmp_path / "other", tokenizer, others)
     assert TokenShards.open(tmp_path / "other").fingerprint != first
@@ -165,7 +184,7 @@ def test_an_interrupted_writer_goes_on_after_its_finished_shards(tmp_path: Path,
 
     asked = []
 
-    def failing(skip: int) -> Iterator[EncodedPiece]:
+    def failing(skip: int) -> Iterator[EncodedPieces]:
         asked.append(skip)
         for number, piece in enumerate(pieces_after(skip)):
             if len(asked) == 1 and number == 9:

@@ -12,7 +12,7 @@ import torch
 from gpt2 import GPT2, GPT2Config, load
 from gpt2.checkpoint.store import newest_checkpoint, save_checkpoint
 from gpt2.data import iter_documents
-from gpt2.data.shard_writer import EncodedPiece, write_shards
+from gpt2.data.shard_writer import EncodedPieces, write_shards
 from gpt2.data.shards import TokenShards
 from gpt2.errors import DataError, UserError
 from gpt2.manifest import write_manifest
@@ -128,9 +128,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train(texts, 400)
 
     def pieces(skip: int):
-        return (
-            EncodedPiece(np.array(tokenizer.encode(t), "<u2").tobytes(), len(t.encode()), True) for t in texts[skip:]
-        )
+        for text in texts[skip:]:
+            ids = np.array(tokenizer.encode(text), "<u2")
+            yield EncodedPieces(ids, *(np.array([value]) for value in (len(ids), len(text.encode()), True)))
 
     write_shards(folder, tokenizer, pieces, shard_ids=4000)
     assert len(list(folder.glob("*.ids"))) >= 2

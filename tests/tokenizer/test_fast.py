@@ -30,11 +30,22 @@ def test_equals_encode_on_stories_and_long_texts(tokenizer: Tokenizer, stories: 
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
+@given(st.lists(st.text() | st.text(st.sampled_from(_ODD)) | st.sampled_from(["<|endof", "text|>", "<|endoftext|>"])))
+@settings(max_examples=300, deadline=None)
+def test_many_in_one_call_equal_each_alone(tokenizer: Tokenizer, texts: list[str]) -> None:
+    encoder = tokenizer.bulk_encoder
+    assert encoder.is_fast
+    ids, counts = encoder.encode_many(texts)
+    expected = [tokenizer.encode(text) for text in texts]
+    assert counts == list(map(len, expected))
+    assert encoder.to_list(ids) == [i for found in expected for i in found]
+
+
 def test_needs_no_other_processes(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "_WORTH_PROVING", 0)  # a small text starts none anyway
     monkeypatch.setattr(parallel, "_start_worker", lambda: pytest.fail("a process was started"))
     results = list(parallel.encode_stream(tokenizer, ["one", "zwölf"], 4))
-    assert [result.num_bytes for result in results] == [3, 6]
+    assert [result.num_bytes for result in results] == [[3, 6]]
     with pytest.raises(TokenizerError, match="lone surrogate"):
         list(parallel.encode_stream(tokenizer, ["\udc00"], 4))
 
@@ -63,11 +74,15 @@ def test_one_text_in_many_is_checked_all_the_same(tokenizer: Tokenizer, monkeypa
     encoder = BulkEncoder(tokenizer)
     real = encoder._fast
     assert real is not None
-    encoder._fast = lambda text: real(text + "!")
+    encoder._fast = lambda texts: real([text + "!" for text in texts])
     encoder.encode("one")
     encoder.encode("two")
     with pytest.raises(TokenizerError, match="other ids than tokenizers for 'three'"):
         encoder.encode("three")
+    encoder._count = 0
+    encoder.encode_many(["four"])
+    with pytest.raises(TokenizerError, match="other ids than tokenizers for 'six'"):
+        encoder.encode_many(["five", "six", "seven"])
 
 
 def test_it_can_be_forbidden(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

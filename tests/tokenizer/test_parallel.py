@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from gpt2.errors import GPT2Error, TokenizerError
@@ -16,6 +17,7 @@ def workers_after_the_first_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gigatoken needs no other processes, and a small text none either."""
     monkeypatch.setenv("GPT2_FAST", "0")
     monkeypatch.setattr(bulk, "_WORTH_PROVING", 0)
+    monkeypatch.setattr(parallel, "BATCH_CHARACTERS", 1)
 
 
 @pytest.fixture
@@ -30,9 +32,11 @@ def test_results_come_in_order_and_equal_encode(
     monkeypatch.setattr(parallel, "BATCH_CHARACTERS", 3000)
     texts = [*stories[:60], "", "é中🙂"]
     results = list(parallel.encode_stream(tokenizer, texts, workers))
-    assert [result.num_bytes for result in results] == [len(text.encode()) for text in texts]
-    expected = [b"".join(i.to_bytes(2, "little") for i in tokenizer.encode(text)) for text in texts]
-    assert [result.ids for result in results] == expected
+    assert len(results) > workers
+    assert [n for result in results for n in result.num_bytes] == [len(text.encode()) for text in texts]
+    expected = [tokenizer.encode(text) for text in texts]
+    assert [n for result in results for n in result.counts] == list(map(len, expected))
+    assert b"".join(result.ids for result in results) == np.array([i for e in expected for i in e], "<u2").tobytes()
 
 
 def test_reads_only_a_bounded_stretch_ahead(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
@@ -142,6 +146,7 @@ def test_a_script_without_main_guard_works(tmp_path):
         "from gpt2.tokenizer import Tokenizer, bulk, parallel\n"
         "print('once')\n"
         "bulk._WORTH_PROVING = 0\n"
+        "parallel.BATCH_CHARACTERS = 1\n"
         "t = Tokenizer.train(['ab'], 257)\n"
         "print(len(list(parallel.encode_stream(t, ['a', 'b'], 2))))\n"
     )

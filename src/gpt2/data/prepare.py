@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt2.data.cache import cache_folder, exclusive, key_of
 from gpt2.data.corpus import Corpus, Source, survey
-from gpt2.data.shard_writer import SHARD_IDS, EncodedPiece, write_shards
+from gpt2.data.shard_writer import SHARD_IDS, EncodedPieces, write_shards
 from gpt2.data.shards import VERSION, TokenShards
 from gpt2.data.verified import Verified
 from gpt2.documents import Piece
@@ -116,15 +118,18 @@ def _open(folder: Path, cache: str | Path | None) -> tuple[TokenShards, TokenSha
 
 def _encoder(
     tokenizer: Tokenizer, pieces: Callable[[], Iterator[Piece]], workers: int, bar: Any
-) -> Callable[[int], Iterator[EncodedPiece]]:
-    def encoded_after(documents: int) -> Iterator[EncodedPiece]:
+) -> Callable[[int], Iterator[EncodedPieces]]:
+    dtype = np.dtype(f"<u{id_bytes(tokenizer.vocab_size)}")
+
+    def encoded_after(documents: int) -> Iterator[EncodedPieces]:
         # Two views of one stream: the texts for the encoder, where documents end for its results.
         texts, ends = itertools.tee(_skip(pieces(), documents, bar))
         results = encode_stream(tokenizer, (text for text, _ in texts), workers)
         with contextlib.closing(results):
-            for result, (_, last) in zip(results, ends, strict=True):
-                bar.update(result.num_bytes)
-                yield EncodedPiece(result.ids, result.num_bytes, last)
+            for result in results:
+                bar.update(sum(result.num_bytes))
+                last = [end for _, end in itertools.islice(ends, len(result.counts))]
+                yield EncodedPieces(np.frombuffer(result.ids, dtype), *map(np.array, (*result[1:], last)))
 
     return encoded_after
 

@@ -21,18 +21,31 @@ SHARD_IDS = 64_000_000
 """A shard ends with the document that reaches this many ids."""
 
 
-class EncodedPiece(NamedTuple):
-    """A stretch of a document as ids."""
+class EncodedPieces(NamedTuple):
+    """Some stretches of documents as ids, in order."""
 
-    ids: bytes
-    num_bytes: int
-    last: bool
+    ids: np.ndarray
+    """Of all, one stretch's after the other's; uint16 or uint32."""
+    counts: np.ndarray
+    """Ids of each stretch; (N,)."""
+    num_bytes: np.ndarray
+    """UTF-8 bytes of each; (N,)."""
+    last: np.ndarray
+    """Whether its document ends with it, bool (N,)."""
+
+    def cut(self, number: int) -> tuple["EncodedPieces", "EncodedPieces"]:
+        """The first `number` stretches, and the rest."""
+        place = self.counts[:number].sum()
+        return (
+            EncodedPieces(self.ids[:place], self.counts[:number], self.num_bytes[:number], self.last[:number]),
+            EncodedPieces(self.ids[place:], self.counts[number:], self.num_bytes[number:], self.last[number:]),
+        )
 
 
 def write_shards(
     folder: Path,
     tokenizer: Tokenizer,
-    pieces_after: Callable[[int], Iterator[EncodedPiece]],
+    pieces_after: Callable[[int], Iterator[EncodedPieces]],
     *,
     shard_ids: int = SHARD_IDS,
 ) -> None:
@@ -53,9 +66,9 @@ def write_shards(
         path.unlink()
     records = _finished(folder, itemsize)
     pieces = pieces_after(sum(record.num_documents for record in records))
-    end_of_text = tokenizer.eos_token_id.to_bytes(itemsize, "little")
+    stretches = _stretches(pieces, tokenizer.eos_token_id, shard_ids)
     for number in count(len(records)):
-        record = _write_shard(folder, number, pieces, end_of_text, shard_ids)
+        record = _write_shard(folder, number, stretches, itemsize)
         if record is None:
             break
         records.append(record)
@@ -66,34 +79,54 @@ def write_shards(
         _record_path(folder, number).unlink(missing_ok=True)
 
 
-def _write_shard(
-    folder: Path, number: int, pieces: Iterator[EncodedPiece], end_of_text: bytes, shard_ids: int
-) -> ShardRecord | None:
-    first = next(pieces, None)
+class _Stretch(NamedTuple):
+    ids: np.ndarray  # of documents with the end-of-text token before each
+    table: np.ndarray  # (documents that end in it, 2): ids, with that token, and UTF-8 bytes
+    fills: bool  # a shard
+
+
+def _stretches(pieces: Iterator[EncodedPieces], end_of_text: int, shard_ids: int) -> Iterator[_Stretch]:
+    """What to write, none of it in two shards."""
+    size = 0  # ids of the shard so far
+    begun = np.zeros(2, np.int64)  # ids and bytes of the document that did not end yet
+    for rest in pieces:
+        while len(rest.last):
+            begins = np.concatenate(([not begun[0]], rest.last[:-1]))
+            sums = np.cumsum(np.stack([rest.counts + begins, rest.num_bytes], axis=1), axis=0)
+            ends = np.flatnonzero(rest.last)
+            full = ends[size + sums[ends, 0] >= shard_ids][:1]
+            stop = int(full[0]) + 1 if len(full) else len(rest.last)
+            here, rest = rest.cut(stop)
+            totals = np.concatenate((np.zeros((1, 2), np.int64), begun + sums[ends[ends < stop]]))
+            firsts = np.cumsum(here.counts) - here.counts
+            yield _Stretch(
+                np.insert(here.ids, firsts[begins[:stop]], end_of_text), np.diff(totals, axis=0), len(full) > 0
+            )
+            size = 0 if len(full) else size + int(sums[stop - 1, 0])
+            begun = begun + sums[stop - 1] - totals[-1]
+
+
+def _write_shard(folder: Path, number: int, stretches: Iterator[_Stretch], itemsize: int) -> ShardRecord | None:
+    first = next(stretches, None)
     if first is None:
         return None
     ids_path, table_path = shard_paths(folder, number)
-    itemsize, digest = len(end_of_text), hashlib.sha256()
-    table, size, document_start, document_bytes = [], 0, 0, 0
+    tables, size, digest = [], 0, hashlib.sha256()
     with atomic_write(ids_path, "wb") as file:
-        piece: EncodedPiece | None = first
-        while piece is not None:
-            stretch = piece.ids if size > document_start else end_of_text + piece.ids
-            file.write(stretch)
-            digest.update(stretch)
-            size += len(stretch)
-            document_bytes += piece.num_bytes
-            if piece.last:
-                table.append(((size - document_start) // itemsize, document_bytes))
-                document_start, document_bytes = size, 0
-                if size >= shard_ids * itemsize:
-                    break
-            piece = next(pieces, None)
+        stretch: _Stretch | None = first
+        while stretch is not None:
+            content = stretch.ids.astype(f"<u{itemsize}", copy=False).tobytes()
+            file.write(content)
+            digest.update(content)
+            size += len(stretch.ids)
+            tables.append(stretch.table)
+            stretch = None if stretch.fills else next(stretches, None)
+    table = np.concatenate(tables)
     buffer = io.BytesIO()
-    np.save(buffer, np.asarray(table, np.int64), allow_pickle=False)
+    np.save(buffer, table, allow_pickle=False)
     with atomic_write(table_path, "wb") as file:
         file.write(buffer.getbuffer())
-    record = ShardRecord(size // itemsize, len(table), digest.hexdigest(), sha256(table_path))
+    record = ShardRecord(size, len(table), digest.hexdigest(), sha256(table_path))
     write_json(_record_path(folder, number), dataclasses.asdict(record))
     return record
 

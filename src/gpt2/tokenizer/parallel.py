@@ -27,12 +27,14 @@ MAX_WORKERS = 6  # each holds about 60 MB; together they stay below half a gigab
 
 
 class Encoded(NamedTuple):
-    """One text's ids."""
+    """Some texts' ids."""
 
     ids: bytes
-    """Little-endian, of `BulkEncoder.itemsize` bytes each."""
-    num_bytes: int
-    """UTF-8 bytes of the text."""
+    """Of all texts, one text's after the other's; little-endian, of `BulkEncoder.itemsize` bytes each."""
+    counts: list[int]
+    """Ids of each text."""
+    num_bytes: list[int]
+    """UTF-8 bytes of each text."""
 
 
 def default_workers() -> int:
@@ -41,7 +43,7 @@ def default_workers() -> int:
 
 
 def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], workers: int) -> Generator[Encoded, None, None]:
-    """Encode each text; the result does not depend on `workers`.
+    """Encode texts, a batch of some `BATCH_CHARACTERS` at a time; the ids do not depend on `workers`.
 
     Args:
         tokenizer: whose ids to give.
@@ -52,14 +54,13 @@ def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], workers: int) -> G
     Raises:
         GPT2Error: a worker died, most likely for want of memory.
     """
-    bulk, texts = tokenizer.bulk_encoder, iter(texts)
-    for text in texts:
-        yield _encode(bulk, text)
+    bulk, batches = tokenizer.bulk_encoder, _batches(texts)
+    for batch in batches:
+        yield _encode(bulk, batch)
         if bulk.has_much and workers > 1 and sys.executable and not bulk.is_fast:
             break
     else:
         return
-    batches = _batches(texts)
     with contextlib.ExitStack() as stack:
         idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         for _ in range(workers):
@@ -70,16 +71,18 @@ def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], workers: int) -> G
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         # A bounded number of batches under way bounds the memory, whatever the speed of the reader.
-        under_way: deque[Future[list[Encoded]]] = deque(
+        under_way: deque[Future[Encoded]] = deque(
             pool.submit(_ask, idle, batch) for batch in itertools.islice(batches, workers + 2)
         )
         while under_way:
-            yield from under_way.popleft().result()
+            yield under_way.popleft().result()
             under_way.extend(pool.submit(_ask, idle, batch) for batch in itertools.islice(batches, 1))
 
 
-def _encode(bulk: BulkEncoder, text: str) -> Encoded:
-    return Encoded(bulk.encode(text), len(text) if text.isascii() else len(text.encode("utf-8")))
+def _encode(bulk: BulkEncoder, texts: list[str]) -> Encoded:
+    return Encoded(
+        *bulk.encode_many(texts), [len(text) if text.isascii() else len(text.encode("utf-8")) for text in texts]
+    )
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -125,7 +128,7 @@ def _send(process: "subprocess.Popen[bytes]", value: object) -> None:
         raise _died(process) from error
 
 
-def _ask(idle: "queue.SimpleQueue[subprocess.Popen[bytes]]", batch: list[str]) -> list[Encoded]:
+def _ask(idle: "queue.SimpleQueue[subprocess.Popen[bytes]]", batch: list[str]) -> Encoded:
     process = idle.get()
     try:
         _send(process, batch)
@@ -137,7 +140,7 @@ def _ask(idle: "queue.SimpleQueue[subprocess.Popen[bytes]]", batch: list[str]) -
         idle.put(process)
     if isinstance(answer, Exception):
         raise answer
-    return [Encoded(*pair) for pair in answer]
+    return Encoded(*answer)
 
 
 def _died(process: "subprocess.Popen[bytes]") -> GPT2Error:
@@ -156,7 +159,7 @@ def serve() -> None:
         while True:
             batch = pickle.load(source)
             try:
-                answer: object = [tuple(_encode(bulk, text)) for text in batch]
+                answer: object = tuple(_encode(bulk, batch))
             except Exception as error:
                 answer = error
             pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
