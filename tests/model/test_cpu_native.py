@@ -57,8 +57,9 @@ def test_attention_of_tensors_that_lie_apart() -> None:
     assert torch.equal(cpu_native.causal_attention(q, turned, v, Segments([40, 30])), together)
 
 
-def test_no_token_sees_the_future_or_another_document() -> None:
-    q, k, v = (draw(1, 100, 1, 16, seed=seed) for seed in range(3))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_no_token_sees_the_future_or_another_document(dtype: torch.dtype) -> None:
+    q, k, v = (draw(1, 100, 1, 16, seed=seed, dtype=dtype) for seed in range(3))
     z = cpu_native.causal_attention(q, k, v, Segments([60, 40]))
     for token, (first, last) in {0: (0, 0), 30: (0, 30), 59: (0, 59), 60: (60, 60), 99: (60, 99)}.items():
         grads = torch.autograd.grad(z[0, token].sum(), (k, v), retain_graph=True)
@@ -94,11 +95,12 @@ def test_cross_entropy(vocab_size: int, dtype: torch.dtype) -> None:
     assert (logits - slope).abs().max() < max(1e-6, TOLERANCE[dtype] / 4)
 
 
-def test_numbers_that_are_not_finite_stay_visible() -> None:
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_numbers_that_are_not_finite_stay_visible(dtype: torch.dtype) -> None:
     """The guard of a run must see them."""
-    broken = draw(1, 20, 2, 16).detach()
+    broken = draw(1, 20, 2, 16, dtype=dtype).detach()
     broken[0, 3, 0, 0] = torch.nan
-    whole = draw(1, 20, 2, 16, seed=1)
+    whole = draw(1, 20, 2, 16, seed=1, dtype=dtype)
     assert cpu_native.causal_attention(whole, broken, whole, Segments([20])).isnan().any()
     assert cpu_native.gelu(broken.requires_grad_()).isnan().any()
     logits, losses = broken.detach().view(20, 32), torch.empty(20)
@@ -107,9 +109,10 @@ def test_numbers_that_are_not_finite_stay_visible() -> None:
     assert logits.isnan().any()
 
 
-def test_threads_change_no_bit() -> None:
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_threads_change_no_bit(dtype: torch.dtype) -> None:
     segments, before = Segments([130, 70, 33, 9]), torch.get_num_threads()
-    mixed, logits = draw(1, 242, 3, 2, 24), draw(242, 300, seed=1).detach()
+    mixed, logits = draw(1, 242, 3, 2, 24, dtype=dtype), draw(242, 300, seed=1, dtype=dtype).detach()
 
     def everything() -> list[Tensor]:
         z = cpu_native.gelu(cpu_native.causal_attention(*mixed.unbind(2), segments))

@@ -37,9 +37,14 @@ inline Floats load(const uint16_t* p) {  // bf16: the upper half of an fp32
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 
-inline void store(uint16_t* to, Floats v) {  // rounded to the nearest, ties to even
+// bf16 in the upper half, to the nearest, ties to even; what is in the lower half is to be forgotten.
+inline Words rounded_to_half(Floats v) {
   Words w = (Words)v;
-  Halves h = __builtin_convertvector((w + 0x7fff + ((w >> 16) & 1)) >> 16, Halves);
+  return w + 0x7fff + ((w >> 16) & 1);
+}
+
+inline void store(uint16_t* to, Floats v) {
+  Halves h = __builtin_convertvector(rounded_to_half(v) >> 16, Halves);
   std::memcpy(to, &h, sizeof h);
 }
 

@@ -72,10 +72,10 @@ def attention(
         return reference.attention(q, k, v, segments, mask, dropout, tap)
     queries, keys = q.shape[1], k.shape[1]
     whole = mask is None and queries == keys
-    if whole and _suits_cpu_attention(q, segments):
-        return cpu_attention.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]), dropout)
     if whole and dropout == 0.0 and (_trains(q) or (segments and _is_much(q))) and cpu_native.suits(q):
         return cpu_native.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]))
+    if whole and _suits_cpu_attention(q, segments):
+        return cpu_attention.causal_attention(q, k, v, segments or Segments([queries] * q.shape[0]), dropout)
     if whole and segments is not None:
         return _packed_attention(q, k, v, segments, dropout)
     if mask is None and not whole and queries > 1:
