@@ -39,8 +39,9 @@ class AdamW:
         """One update at the learning rate `lr * factor`; parameters without a gradient stay."""
         self.steps += 1
         lr, (beta1, beta2) = self.lr * factor, self.betas
-        size = lr / (1 - beta1**self.steps)
+        # The root of the second correction is taken out of the fraction: one pass over the numbers less.
         root = (1 - beta2**self.steps) ** 0.5
+        size = lr * root / (1 - beta1**self.steps)
         for name, parameter in self.parameters.items():
             grad = parameter.grad
             if grad is None:
@@ -50,7 +51,7 @@ class AdamW:
             square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
             if self.weight_decay:
                 parameter.mul_(1 - lr * self.weight_decay)
-            parameter.addcdiv_(mean, square.sqrt().div_(root).add_(self.eps), value=-size)
+            parameter.addcdiv_(mean, square.sqrt().add_(self.eps * root), value=-size)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name; the step count is one of them."""
