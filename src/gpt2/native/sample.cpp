@@ -1,13 +1,16 @@
 // One draw from logits: what generation/sampling.py does, without a tensor per step.
 //
-// Instead of sorting, the smallest weight that stays is found by halving the interval of weights: thirty
-// readings of a few thousand numbers take a few microseconds. Weights are e^(logit - peak), in [0, 1], whose
+// Instead of sorting, the smallest weight that stays is found by halving the interval of weights; those that have
+// become certain to stay or to go are left out of what is read. Weights are e^(logit - peak), in [0, 1], whose
 // bits as an integer have the same order, so thirty halvings find the border exactly.
 
 #include "step.h"
 #include "vectors.h"
 
 #include <cmath>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -69,14 +72,25 @@ double weigh(const float* logits, int64_t size, float temperature, float peak, f
   return sum;
 }
 
-// Copies the weights whose bits are at least `border` to `to`, which may be `from`, and fills up to whole vectors.
-int64_t compact(const float* from, int64_t size, int32_t border, float* to) {
+// Copies the weights whose bits are in [low, high) to `to`, which may be `from`, and fills up to whole vectors.
+int64_t compact(const float* from, int64_t size, int32_t low, int32_t high, float* to) {
   int64_t count = 0;
+#ifdef __AVX512F__
+  for (int64_t i = 0; i < size; i += LANES) {
+    __m512i bits = (__m512i)read<Ints>(from + i);
+    __mmask16 stays = _mm512_cmpge_epi32_mask(bits, _mm512_set1_epi32(low));
+    stays = _mm512_mask_cmplt_epi32_mask(stays, bits, _mm512_set1_epi32(high));
+    store(to + count, (Floats)_mm512_maskz_compress_epi32(stays, bits));
+    count += __builtin_popcount(stays);
+  }
+#else
   for (int64_t i = 0; i < size; i++) {
     float weight = from[i];
+    int32_t bits = read<int32_t>(&weight);
     to[count] = weight;
-    count += read<int32_t>(&weight) >= border;
+    count += (bits >= low) & (bits < high);
   }
+#endif
   for (; count % LANES; count++) to[count] = 0;
   return count;
 }
@@ -84,32 +98,44 @@ int64_t compact(const float* from, int64_t size, int32_t border, float* to) {
 // Makes zero what is outside the likeliest `most` or outside the smallest set that reaches `mass`. Among equal
 // weights at the border the first ids stay. `few` has room for size + 16.
 void keep_likeliest(float* e, int64_t size, int64_t most, double mass, float* few) {
-  int32_t low = 0, high = 0x3f800001;  // at `low` enough stays, at `high` too little
+  Floats least = Floats{} + 1.0f, none{};
+  for (int64_t i = 0; i < size; i += LANES) {
+    Floats v = load(e + i), known = v > none ? v : least;
+    least = known < least ? known : least;
+  }
+  float smallest = -largest(-least);
+  int32_t low = read<int32_t>(&smallest), high = 0x3f800001;  // at `low` enough stays, at `high` too little
   const float* left = e;
-  int64_t size_left = size, count = 0;
-  double sum = 0;
+  int64_t size_left = size, count;
+  int64_t at_low = size, at_high = 0, taken = 0;  // of those left: at `low` or above, at `high` or above; left out
+  double sum, sum_at_high = 0, sum_taken = 0;
   while (high - low > 1) {
     int32_t middle = low + (high - low) / 2;
     at_least(left, size_left, middle, count, sum);
-    if (count < most && sum < mass) {
-      high = middle;
-      continue;
-    }
-    low = middle;
-    if (count < size_left / 2 - LANES) {  // the others cannot matter any more
-      size_left = compact(left, size_left, low, few);
-      left = few;
-    }
-  }
-  at_least(left, size_left, high, count, sum);  // what lies above the border stays; at it, as many as are wanting
-  for (int64_t i = 0; i < size; i++) {
-    int32_t bits = read<int32_t>(e + i);
-    if (bits >= high) continue;
-    if (bits == low && count < most && sum < mass)
-      count++, sum += e[i];
+    if (taken + count < most && sum_taken + sum < mass)
+      high = middle, at_high = count, sum_at_high = sum;
     else
-      e[i] = 0;
+      low = middle, at_low = count;
+    if (at_low - at_high < size_left / 2 - LANES) {  // of the others it is known whether they stay
+      size_left = compact(left, size_left, low, high, few);
+      left = few;
+      taken += at_high, sum_taken += sum_at_high;
+      at_low -= at_high, at_high = 0, sum_at_high = 0;
+    }
   }
+  int64_t wanting = 1;  // of the weights at the border: one alone stays
+  if (at_low - at_high > 1) {
+    sum = sum_taken + sum_at_high;
+    float border = read<float>(&low);
+    for (wanting = 0; taken + at_high + wanting < most && sum < mass; wanting++) sum += border;
+  }
+  for (int64_t i = 0; i < size; i += LANES) {
+    Ints bits = read<Ints>(e + i);
+    store(e + i, (Floats)(bits & (bits >= low)));
+  }
+  if (at_low - at_high <= wanting) return;
+  for (int64_t i = 0; i < size; i++)
+    if (read<int32_t>(e + i) == low && wanting-- <= 0) e[i] = 0;
 }
 
 }  // namespace
