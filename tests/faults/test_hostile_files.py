@@ -223,7 +223,7 @@ def test_pickles_run_nothing(name: str, way: str, good: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def bomb(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A few kilobytes that claim to be gigabytes of weights."""
+    """Less than three megabytes that claim to be a gigabyte and a half of weights."""
     path = tmp_path_factory.mktemp("bomb") / "bomb.pt"
     torch.save({"w": torch.zeros(4)}, path)
     with zipfile.ZipFile(path) as source:

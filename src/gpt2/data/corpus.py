@@ -265,17 +265,14 @@ def _remembered(memory: Path, path: Path, text_format: TextFormat, bar: Any) -> 
 
 def _survey_file(path: Path, text_format: TextFormat, bar: Any) -> np.ndarray:
     """(documents, 2) uint64: hash of the content, UTF-8 bytes."""
-    rows, size, digest = bytearray(), 0, None
+    rows, size, digest = bytearray(), 0, hashlib.blake2b(digest_size=8)
     for text, last in iter_pieces([path], text_format, bar.update):
         encoded = text.encode("utf-8")
+        digest.update(encoded)
         size += len(encoded)
-        if digest is None:
-            digest = hashlib.blake2b(encoded, digest_size=8)
-        else:
-            digest.update(encoded)
         if last:
             rows += digest.digest() + size.to_bytes(8, "little")
-            size, digest = 0, None
+            size, digest = 0, hashlib.blake2b(digest_size=8)
     return np.frombuffer(bytes(rows), "<u8").reshape(-1, 2).astype(np.uint64)
 
 

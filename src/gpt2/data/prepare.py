@@ -129,7 +129,8 @@ def _encoder(
             for result in results:
                 bar.update(sum(result.num_bytes))
                 last = [end for _, end in itertools.islice(ends, len(result.counts))]
-                yield EncodedPieces(np.frombuffer(result.ids, dtype), *map(np.array, (*result[1:], last)))
+                ids = np.frombuffer(result.ids, dtype)
+                yield EncodedPieces(ids, np.array(result.counts), np.array(result.num_bytes), np.array(last))
 
     return encoded_after
 

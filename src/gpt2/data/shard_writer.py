@@ -25,7 +25,7 @@ class EncodedPieces(NamedTuple):
     """Some stretches of documents as ids, in order."""
 
     ids: np.ndarray
-    """Of all, one stretch's after the other's; uint16 or uint32."""
+    """Of all, one stretch's after the other's; little-endian, of `id_bytes` bytes each."""
     counts: np.ndarray
     """Ids of each stretch; (N,)."""
     num_bytes: np.ndarray
@@ -68,7 +68,7 @@ def write_shards(
     pieces = pieces_after(sum(record.num_documents for record in records))
     stretches = _stretches(pieces, tokenizer.eos_token_id, shard_ids)
     for number in count(len(records)):
-        record = _write_shard(folder, number, stretches, itemsize)
+        record = _write_shard(folder, number, stretches)
         if record is None:
             break
         records.append(record)
@@ -106,7 +106,7 @@ def _stretches(pieces: Iterator[EncodedPieces], end_of_text: int, shard_ids: int
             begun = begun + sums[stop - 1] - totals[-1]
 
 
-def _write_shard(folder: Path, number: int, stretches: Iterator[_Stretch], itemsize: int) -> ShardRecord | None:
+def _write_shard(folder: Path, number: int, stretches: Iterator[_Stretch]) -> ShardRecord | None:
     first = next(stretches, None)
     if first is None:
         return None
@@ -115,7 +115,7 @@ def _write_shard(folder: Path, number: int, stretches: Iterator[_Stretch], items
     with atomic_write(ids_path, "wb") as file:
         stretch: _Stretch | None = first
         while stretch is not None:
-            content = stretch.ids.astype(f"<u{itemsize}", copy=False).tobytes()
+            content = stretch.ids.tobytes()
             file.write(content)
             digest.update(content)
             size += len(stretch.ids)
